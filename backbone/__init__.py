@@ -1,0 +1,6 @@
+"""PaliGemma: images and text in, hidden states, KV cache and text out."""
+
+from backbone.kv_cache import KVCache
+from backbone.paligemma import PaliGemma, PaliGemmaConfig, TextBatch
+
+__all__ = ["KVCache", "PaliGemma", "PaliGemmaConfig", "TextBatch"]

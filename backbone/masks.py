@@ -1,0 +1,46 @@
+"""Who may look at whom.
+
+Every token carries a *block id*; a query sees the valid keys whose id is not larger than its own.
+
+    causal          0 1 2 3        prefix-LM   0 0 0 1 2       π0   0 0 0 1 2 2
+        1 . . .                        1 1 1 . .                    1 1 1 . . .
+        1 1 . .                        1 1 1 . .                    1 1 1 . . .
+        1 1 1 .                        1 1 1 . .                    1 1 1 . . .
+        1 1 1 1                        1 1 1 1 .                    1 1 1 1 . .
+                                       1 1 1 1 1                    1 1 1 1 1 1
+                                                                    1 1 1 1 1 1
+
+big_vision and openpi write the same rule as a cumulative sum over an "autoregressive" flag per token:
+the block id *is* that sum.
+"""
+
+import torch
+from torch import Tensor
+
+
+def block_mask(query_block: Tensor, key_block: Tensor, key_valid: Tensor) -> Tensor:
+    """Return the boolean attention mask, True where a query may attend to a key.
+
+    query_block: int [B, T]. key_block: int [B, S]. key_valid: bool [B, S], False for padding.
+    Returns bool [B, 1, T, S], ready to broadcast over heads.
+
+    Padding is hidden as a key only. A padded *query* still sees the valid keys, so that no row of
+    the softmax is empty; nobody reads what it computes. (big_vision and openpi also blank such rows,
+    with a finite number, and get the same outputs at every valid token.)
+    """
+    visible = key_block[:, None, :] <= query_block[:, :, None]
+    return (visible & key_valid[:, None, :])[:, None]
+
+
+def block_ids(opens_block: Tensor) -> Tensor:
+    """Turn flags "this token opens a new block" (bool or int [..., T]) into block ids, int64 [..., T]."""
+    return opens_block.long().cumsum(-1)
+
+
+def positions(valid: Tensor, start: Tensor | int = 0) -> Tensor:
+    """Number the valid tokens 0, 1, 2, … (int64 [B, T]); padding does not advance the count.
+
+    valid: bool [B, T]. start: position of the first valid token, an int or an int [B, 1] tensor.
+    A padded token repeats the number before it (−1 where nothing came before).
+    """
+    return torch.cumsum(valid.long(), dim=1) - 1 + start

@@ -1,0 +1,148 @@
+"""PaliGemma: SigLIP → linear projection → prefix-LM Gemma (arXiv 2407.07726; big_vision `paligemma.py`).
+
+The sequence is [patches of image 1 … patches of image N, prompt, answer]. Images and prompt are the
+*prefix*, block 0, and see each other both ways; the answer is the *suffix*, one block per token.
+Letters: B batch, N images, P patches, T text tokens, D width, R resolution.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from backbone.gemma import GEMMA_2B, Gemma, GemmaConfig, TextEmbedding, at_least_float32
+from backbone.kv_cache import KVCache
+from backbone.masks import block_ids
+from backbone.siglip import SigLIP, SigLIPConfig
+
+
+@dataclass(frozen=True)
+class PaliGemmaConfig:
+    """Sizes of the three parts. `vocab` counts text, 1024 `<loc>` and 128 `<seg>` rows."""
+
+    vision: SigLIPConfig
+    language: GemmaConfig
+    vocab: int
+
+
+SIGLIP_SO400M = SigLIPConfig(width=1152, depth=27, mlp=4304, heads=16)
+PALIGEMMA_3B_224 = PaliGemmaConfig(SIGLIP_SO400M, GEMMA_2B, vocab=257_152)
+PALIGEMMA_3B_448 = replace(PALIGEMMA_3B_224, vision=replace(SIGLIP_SO400M, resolution=448))
+PALIGEMMA_3B_896 = replace(PALIGEMMA_3B_224, vision=replace(SIGLIP_SO400M, resolution=896))
+
+# Small sizes with the vocabulary of the tokenizer that ships with the package.
+PALIGEMMA_TINY = PaliGemmaConfig(
+    SigLIPConfig(width=32, depth=1, mlp=64, heads=2, patch=8, resolution=32),
+    GemmaConfig(width=32, depth=2, mlp=64, heads=2, head_dim=16),
+    vocab=2176,
+)
+PALIGEMMA_SMALL = PaliGemmaConfig(
+    SigLIPConfig(width=96, depth=2, mlp=192, heads=3, patch=8, resolution=48),
+    GemmaConfig(width=128, depth=4, mlp=256, heads=4, head_dim=32),
+    vocab=2176,
+)
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """Images with a prompt and its answer.
+
+    images: uint8 or float in [-1, 1], [B, N, 3, R, R]. image_valid: bool [B, N].
+    tokens: int64 [B, T]: BOS, prompt, "\\n", answer, EOS, padding. token_valid: bool [B, T].
+    suffix: bool [B, T], True on answer and EOS (the tokens that are predicted).
+    """
+
+    images: Tensor
+    image_valid: Tensor
+    tokens: Tensor
+    token_valid: Tensor
+    suffix: Tensor
+
+    def to(self, device: torch.device | str) -> TextBatch:
+        moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items()}
+        return TextBatch(**moved)
+
+
+class PaliGemma(nn.Module):
+    """Images and a prompt in; hidden states, a KV cache, logits or a loss out."""
+
+    def __init__(self, config: PaliGemmaConfig):
+        super().__init__()
+        self.config = config
+        self.vision = SigLIP(config.vision)
+        self.projector = nn.Linear(config.vision.width, config.language.width)
+        nn.init.zeros_(self.projector.weight)  # big_vision's `head_zeroinit`: images enter as zeros
+        nn.init.zeros_(self.projector.bias)
+        self.embedding = TextEmbedding(config.vocab, config.language.width)
+        self.language = Gemma(config.language)
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """images: uint8 or float in [-1, 1], [B, N, 3, R, R]. Returns float [B, N·P, D]."""
+        flat = rearrange(images, "b n c h w -> (b n) c h w")
+        if flat.dtype == torch.uint8:
+            flat = flat.to(self.projector.weight.dtype) / 127.5 - 1
+        features = self.projector(self.vision(flat.to(self.projector.weight.dtype)))
+        return rearrange(features, "(b n) p d -> b (n p) d", b=images.shape[0])
+
+    def embed_prefix(
+        self, images: Tensor, image_valid: Tensor, tokens: Tensor, token_valid: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Lay images and text in one row.
+
+        Shapes as in `TextBatch`. Returns (x float [B, N·P + T, D], valid bool [B, N·P + T]).
+        """
+        image = self.embed_images(images)
+        text = self.embedding(tokens).to(image.dtype)
+        patches = repeat(image_valid, "b n -> b (n p)", p=self.config.vision.tokens)
+        return torch.cat([image, text], dim=1), torch.cat([patches, token_valid], dim=1)
+
+    def prefill(
+        self,
+        images: Tensor,
+        image_valid: Tensor,
+        tokens: Tensor,
+        token_valid: Tensor,
+        cache_only: bool = False,
+    ) -> tuple[Tensor | None, KVCache]:
+        """Read images and prompt, all in block 0. Shapes as in `TextBatch`, without an answer.
+
+        Returns (hidden states [B, N·P + T, D], or None with `cache_only`; the cache of all of them).
+        """
+        x, valid = self.embed_prefix(images, image_valid, tokens, token_valid)
+        block = torch.zeros_like(valid, dtype=torch.int64)
+        return self.language(x, block, valid, cache_only=cache_only)
+
+    def decode(self, tokens: Tensor, cache: KVCache) -> tuple[Tensor, KVCache]:
+        """Read further answer tokens, each in a block of its own.
+
+        tokens: int64 [B, T]. Returns (logits [B, T, vocab] of what follows each; the longer cache).
+        """
+        valid = torch.ones_like(tokens, dtype=torch.bool)
+        block = cache.next_block + torch.arange(tokens.shape[1], device=tokens.device)
+        hidden, new = self.language(self.embedding(tokens), block, valid, cache)
+        return self.embedding.logits(hidden), cache.append(new)
+
+    def logits(self, batch: TextBatch) -> Tensor:
+        """Teacher-forced logits at every text position, float [B, T, vocab]."""
+        x, valid = self.embed_prefix(
+            batch.images, batch.image_valid, batch.tokens, batch.token_valid
+        )
+        images = valid.shape[1] - batch.tokens.shape[1]
+        block = F.pad(block_ids(batch.suffix), (images, 0))
+        hidden, _ = self.language(x, block, valid)
+        return self.embedding.logits(hidden[:, images:])
+
+    def forward(self, batch: TextBatch) -> Tensor:
+        """Text loss, a scalar: the mean over examples of the mean over their answer tokens and EOS.
+
+        As in big_vision; Hugging Face averages over all answer tokens of the batch instead.
+        """
+        logits = at_least_float32(self.logits(batch)[:, :-1])
+        loss = F.cross_entropy(logits.transpose(1, 2), batch.tokens[:, 1:], reduction="none")
+        wanted = (batch.suffix & batch.token_valid)[:, 1:]
+        per_example = (loss * wanted).sum(1) / wanted.sum(1).clamp(min=1)
+        return per_example.mean()

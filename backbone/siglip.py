@@ -1,0 +1,108 @@
+"""SigLIP's vision transformer, without the pooling head (PaliGemma reads every patch)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class SigLIPConfig:
+    """Sizes of the encoder. `resolution` (pixels, square) must be a multiple of `patch`."""
+
+    width: int
+    depth: int
+    mlp: int
+    heads: int
+    patch: int = 14
+    resolution: int = 224
+
+    def __post_init__(self):
+        if self.resolution % self.patch or self.width % self.heads:
+            raise ValueError(
+                f"SigLIP needs resolution ({self.resolution}) to be a multiple of patch ({self.patch}) "
+                f"and width ({self.width}) a multiple of heads ({self.heads})"
+            )
+
+    @property
+    def tokens(self) -> int:
+        """Patches per image."""
+        return (self.resolution // self.patch) ** 2
+
+
+class PatchEmbedding(nn.Module):
+    """Cut an image into patches, project each, add its learned position."""
+
+    def __init__(self, config: SigLIPConfig):
+        super().__init__()
+        self.patch = config.patch
+        fan_in = 3 * config.patch**2
+        self.weight = nn.Parameter(torch.randn(config.width, 3, config.patch, config.patch))
+        self.bias = nn.Parameter(torch.zeros(config.width))
+        self.position = nn.Parameter(torch.randn(config.tokens, config.width))
+        with torch.no_grad():
+            self.weight.mul_(1 / math.sqrt(fan_in))
+            self.position.mul_(1 / math.sqrt(config.width))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images: float [B, 3, R, R]. Returns float [B, patches, width], rows of patches first."""
+        patches = rearrange(
+            images, "b c (h p) (w q) -> b (h w) (c p q)", p=self.patch, q=self.patch
+        )
+        return F.linear(patches, self.weight.flatten(1), self.bias) + self.position
+
+
+class Block(nn.Module):
+    """Pre-norm block with biases everywhere, full attention, tanh-GELU."""
+
+    def __init__(self, config: SigLIPConfig):
+        super().__init__()
+        self.heads = config.heads
+        self.attention_norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.q_proj = nn.Linear(config.width, config.width)
+        self.k_proj = nn.Linear(config.width, config.width)
+        self.v_proj = nn.Linear(config.width, config.width)
+        self.out_proj = nn.Linear(config.width, config.width)
+        self.mlp_norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.fc1 = nn.Linear(config.width, config.mlp)
+        self.fc2 = nn.Linear(config.mlp, config.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: float [B, P, D] → the same shape."""
+        h = self.attention_norm(x)
+        q, k, v = (
+            rearrange(proj(h), "b p (n h) -> b n p h", n=self.heads)
+            for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        out = F.scaled_dot_product_attention(q, k, v)
+        x = x + self.out_proj(rearrange(out, "b n p h -> b p (n h)"))
+        return x + self.fc2(F.gelu(self.fc1(self.mlp_norm(x)), approximate="tanh"))
+
+
+class SigLIP(nn.Module):
+    """Image → one feature per patch, after the final LayerNorm."""
+
+    def __init__(self, config: SigLIPConfig):
+        super().__init__()
+        self.config = config
+        self.embedding = PatchEmbedding(config)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.apply(_initialise)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images: float [B, 3, R, R] in [-1, 1]. Returns float [B, patches, width]."""
+        x = self.embedding(images)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+
+def _initialise(module: nn.Module):
+    """Xavier-uniform matrices and zero biases, as big_vision's ViT starts."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,265 @@
+"""The `vla` command.
+
+Every command is one function that adds its arguments and one that runs it. The second imports what
+it needs, so that `--help` and mistakes in the arguments are answered before torch is loaded.
+"""
+
+import argparse
+import os
+import sys
+import traceback
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn
+
+OUR_PACKAGES = ("backbone", "action_expert", "vla", "envs")
+USER_ERROR_STATUS = 2
+INTERRUPTED_STATUS = 130  # 128 + SIGINT, as shells count
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command in `arguments` (those of the process by default) and exit.
+
+    Exit status: 0 done, 1 a check failed, 2 something the user can put right (one line on stderr,
+    the traceback only with `--debug` or VLA_DEBUG=1), 130 interrupted. Anything else is a bug of
+    ours and keeps its traceback.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    args, rest = _parser().parse_known_args(arguments)
+    if rest and args.command != "train":  # `train` hands them to the config
+        args.parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    args.overrides = rest
+    try:
+        status = args.run(args)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED_STATUS)
+    except Exception as error:
+        if args.debug or not is_user_error(error):
+            raise
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        sys.exit(USER_ERROR_STATUS)
+    sys.exit(status or 0)
+
+
+def is_user_error(error: Exception) -> bool:
+    """Whether `error` tells the user about something they can put right, rather than a bug.
+
+    That is a ValueError or ImportError raised by a line of these packages (the same error raised
+    inside a library is a crash), or the system refusing a file: missing, not allowed, disk full.
+    """
+    if isinstance(error, OSError):
+        return error.errno is not None or _raised_by_us(error.__traceback__)
+    return isinstance(error, ValueError | ImportError) and _raised_by_us(error.__traceback__)
+
+
+def one_line(error: Exception) -> str:
+    """The error's message without line breaks, with the file's name where the system gave one."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
+    return " ".join(str(error).split())
+
+
+def _raised_by_us(trace: TracebackType | None) -> bool:
+    frames = traceback.walk_tb(trace)
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in frames]
+    return bool(modules) and modules[-1].partition(".")[0] in OUR_PACKAGES
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vla", description="Train, roll out and inspect π0-style robot policies."
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for add in (_add_demo, _add_collect, _add_train, _add_eval, _add_stats, _add_check):
+        command = add(commands)
+        command.add_argument(
+            "--debug",
+            action="store_true",
+            default=os.environ.get("VLA_DEBUG", "0") not in ("", "0"),
+            help="show tracebacks of user errors too (also VLA_DEBUG=1)",
+        )
+        command.set_defaults(parser=command)
+    return parser
+
+
+def positive(text: str) -> int:
+    """An argparse type: a whole number above zero."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text}")
+    return value
+
+
+# --- demo -----------------------------------------------------------------------------------------
+
+
+def _add_demo(commands) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        "demo",
+        help="collect, train, roll out and report, in the built-in world",
+        description="Collect demonstrations on Tabletop-easy-v0, train a small π0 on them, roll it "
+        "out on unseen scenes with the right and with swapped instructions, and write report.html.",
+    )
+    parser.add_argument("--output-dir", type=Path, default=Path("outputs/demo"), metavar="DIR")
+    parser.add_argument(
+        "--quick", action="store_true", help="the same path in under 2 minutes; checks that it runs"
+    )
+    parser.add_argument("--episodes", type=positive, metavar="N", help="demonstrations to collect")
+    parser.add_argument("--steps", type=positive, metavar="N", help="training steps")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.set_defaults(run=_run_demo)
+    return parser
+
+
+def _run_demo(args: argparse.Namespace) -> int:
+    from vla.demo import run_demo
+
+    return run_demo(
+        args.output_dir,
+        quick=args.quick,
+        episodes=args.episodes,
+        steps=args.steps,
+        seed=args.seed,
+    )
+
+
+# --- collect --------------------------------------------------------------------------------------
+
+
+def _add_collect(commands) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        "collect",
+        help="demonstrations of a scripted expert, as a LeRobotDataset v3",
+        description="Run the scripted expert of ENV and keep its successful episodes as a "
+        "LeRobotDataset v3 in DIR, which must not exist yet.",
+    )
+    parser.add_argument("env", metavar="ENV", help="Tabletop-easy-v0, metaworld/reach-v3, …")
+    parser.add_argument("--episodes", type=positive, required=True, metavar="N")
+    parser.add_argument("--root", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first episode")
+    parser.set_defaults(run=_run_collect)
+    return parser
+
+
+def _run_collect(args: argparse.Namespace) -> None:
+    from vla.data.collect import collect
+
+    collect(args.env, args.episodes, args.root, seed=args.seed)
+    print(f"{args.episodes} episodes of {args.env} in {args.root}")
+
+
+# --- train ----------------------------------------------------------------------------------------
+
+
+def _add_train(commands) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        "train",
+        help="train the run that a config file describes",
+        description="Train the run in CONFIG, a Python file that ends in `config = "
+        "TrainConfig(...)`. Every field can be overridden by its name: --steps 20 --optim.lr 1e-4.",
+        usage="vla train CONFIG [--field VALUE ...] [--resume] [--debug]",
+        allow_abbrev=False,
+    )
+    parser.add_argument("config", type=Path, metavar="CONFIG")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the newest checkpoint of this run"
+    )
+    parser.set_defaults(run=_run_train)
+    return parser
+
+
+def _run_train(args: argparse.Namespace) -> None:
+    from vla.config import load_config
+    from vla.training.loop import train
+
+    train(load_config(args.config, args.overrides), resume=args.resume)
+
+
+# --- eval -----------------------------------------------------------------------------------------
+
+
+def _add_eval(commands) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        "eval",
+        help="roll a policy out: success with intervals, latency, videos",
+        description="Roll the policy in CHECKPOINT out for N episodes of ENV, print success per "
+        "task with 95 %% Wilson intervals, and save the table (eval.json) and videos.",
+    )
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a policy's folder")
+    parser.add_argument("--env", required=True, metavar="ENV")
+    parser.add_argument("--episodes", type=positive, required=True, metavar="N")
+    parser.add_argument(
+        "--seed", type=int, default=1_000_000, help="seed of the first episode (default: unseen)"
+    )
+    parser.add_argument(
+        "--replan-every", type=positive, metavar="STEPS", help="default: half the chunk"
+    )
+    parser.add_argument("--num-envs", type=positive, default=10, metavar="N", help="side by side")
+    parser.add_argument("--max-steps", type=positive, metavar="N", help="default: the env's own")
+    parser.add_argument("--videos", type=int, default=4, metavar="N", help="episodes to film")
+    parser.add_argument("--output-dir", type=Path, metavar="DIR", help="default: outputs/eval/ENV")
+    parser.set_defaults(run=_run_eval)
+    return parser
+
+
+def _run_eval(args: argparse.Namespace) -> None:
+    from vla.evaluation.evaluate import evaluate, save_evaluation
+    from vla.policy import Policy
+
+    policy = Policy.from_pretrained(args.checkpoint)
+    evaluation = evaluate(
+        policy,
+        args.env,
+        range(args.seed, args.seed + args.episodes),
+        num_envs=args.num_envs,
+        replan_every=args.replan_every,
+        max_steps=args.max_steps,
+        record=args.videos,
+    )
+    print(evaluation.table.text())
+    folder = args.output_dir or Path("outputs/eval") / args.env.replace("/", "-")
+    save_evaluation(evaluation, folder)
+    print(f"saved in {folder}")
+
+
+# --- stats, check ---------------------------------------------------------------------------------
+
+
+def _add_stats(commands) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        "stats",
+        help="normalisation statistics of a dataset",
+        description="Print mean, standard deviation, 1st and 99th percentile and range of every "
+        "state and action dimension, read from the dataset's parquet files.",
+    )
+    parser.add_argument("dataset", type=Path, metavar="DATASET", help="a LeRobotDataset v3's root")
+    parser.set_defaults(run=_run_stats)
+    return parser
+
+
+def _run_stats(args: argparse.Namespace) -> None:
+    from vla.data.stats import norm_stats
+
+    print(norm_stats(args.dataset))
+
+
+def _add_check(commands) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        "check",
+        help="a dataset's faults, by episode and frame",
+        description="Look through DATASET and list its faults. Exit status 1 if there are any.",
+    )
+    parser.add_argument("dataset", type=Path, metavar="DATASET", help="a LeRobotDataset v3's root")
+    parser.set_defaults(run=_run_check)
+    return parser
+
+
+def _run_check(args: argparse.Namespace) -> int:
+    from vla.data.check import check
+
+    faults = check(args.dataset)
+    for fault in faults:
+        print(fault)
+    print(f"{args.dataset}: {len(faults)} faults" if faults else f"{args.dataset}: no faults")
+    return 1 if faults else 0

@@ -1,0 +1,120 @@
+"""π0: PaliGemma reads the observation, the action expert turns noise into an action chunk.
+
+In π0 the prefix (images, prompt) never attends to the suffix (state, noisy actions). So reading it
+once and letting the expert attend to its keys and values is *exactly* the joint pass of the paper,
+in training too; `tests/action_expert` holds the joint form that this is compared with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from action_expert.expert import ActionExpert, ActionExpertConfig
+from action_expert.flow import (
+    flow_loss,
+    integrate,
+    interpolate,
+    sample_time,
+    target_velocity,
+)
+from backbone.gemma import GEMMA_300M, GemmaConfig
+from backbone.kv_cache import KVCache
+from backbone.paligemma import PALIGEMMA_3B_224, PALIGEMMA_SMALL, PALIGEMMA_TINY
+from backbone.paligemma import PaliGemma, PaliGemmaConfig
+from vla.batch import Batch
+
+
+@dataclass(frozen=True)
+class Pi0Config:
+    """A backbone and an expert that can read its cache: same depth, heads and head size."""
+
+    backbone: PaliGemmaConfig
+    expert: ActionExpertConfig
+
+    def __post_init__(self):
+        language, expert = self.backbone.language, self.expert.gemma
+        for name in ("depth", "heads", "kv_heads", "head_dim"):
+            ours, theirs = getattr(expert, name), getattr(language, name)
+            if ours != theirs:
+                raise ValueError(
+                    f"the expert's {name} is {ours} but the backbone's is {theirs}; "
+                    "the expert reads the backbone's cache layer by layer, so they must be equal"
+                )
+
+
+PI0 = Pi0Config(PALIGEMMA_3B_224, ActionExpertConfig(GEMMA_300M))
+PI0_SMALL = Pi0Config(
+    PALIGEMMA_SMALL,
+    ActionExpertConfig(
+        GemmaConfig(width=96, depth=4, mlp=192, heads=4, head_dim=32),
+        state_dim=8,
+        action_dim=8,
+        horizon=10,
+    ),
+)
+PI0_TINY = Pi0Config(
+    PALIGEMMA_TINY,
+    ActionExpertConfig(
+        GemmaConfig(width=32, depth=2, mlp=64, heads=2, head_dim=16),
+        state_dim=4,
+        action_dim=4,
+        horizon=4,
+    ),
+)
+
+
+class Pi0(nn.Module):
+    """`forward` gives the loss of a batch, `sample_actions` a chunk for each of its observations."""
+
+    def __init__(self, config: Pi0Config):
+        super().__init__()
+        self.config = config
+        self.backbone = PaliGemma(config.backbone)
+        self.expert = ActionExpert(config.expert)
+
+    def prefill(self, batch: Batch) -> KVCache:
+        """Read images and prompt; return what the expert attends to."""
+        _, cache = self.backbone.prefill(
+            batch.images, batch.image_valid, batch.tokens, batch.token_valid, cache_only=True
+        )
+        return cache
+
+    def forward(self, batch: Batch, noise: Tensor | None = None, t: Tensor | None = None) -> Tensor:
+        """Flow-matching loss, a scalar.
+
+        noise: float32 [B, K, H, A] and t: float32 [B, K], K draws per observation that share one
+        reading of the prefix; drawn here, with K = 1, when not given.
+        Raises ValueError if the batch has no actions.
+        """
+        if batch.actions is None or batch.action_valid is None:
+            raise ValueError("a loss needs actions: give Batch.actions and Batch.action_valid")
+        if noise is None:
+            noise = torch.randn_like(batch.actions[:, None])
+        if t is None:
+            t = sample_time(torch.rand(noise.shape[:2], device=noise.device, dtype=noise.dtype))
+        draws = noise.shape[1]
+        actions = batch.actions[:, None]
+        x_t = interpolate(actions, noise, t)
+
+        cache = self.prefill(batch).repeat(draws)
+        state = batch.state.repeat_interleave(draws, dim=0)
+        velocity = self.expert(x_t.flatten(0, 1), t.flatten(), state, cache)
+        velocity = velocity.unflatten(0, (-1, draws))
+        return flow_loss(velocity, target_velocity(actions, noise), batch.action_valid[:, None])
+
+    @torch.no_grad()
+    def sample_actions(self, batch: Batch, noise: Tensor | None = None, steps: int = 10) -> Tensor:
+        """Integrate noise into actions.
+
+        noise: float32 [B, H, A], drawn here when not given. steps: Euler steps, 10 as in openpi.
+        Returns float32 [B, H, A], normalised and padded as in training.
+        """
+        expert = self.config.expert
+        if noise is None:
+            shape = (batch.size, expert.horizon, expert.action_dim)
+            noise = torch.randn(shape, device=batch.state.device)
+        cache = self.prefill(batch)
+        return integrate(lambda x, t: self.expert(x, t, batch.state, cache), noise, steps)

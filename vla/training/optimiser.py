@@ -1,0 +1,81 @@
+"""AdamW over the parameters that are trained, with a learning rate per part of the model."""
+
+import difflib
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import nn
+
+from vla.config import OptimConfig
+from vla.training.schedule import learning_rate
+
+__all__ = ["freeze", "make_optimiser", "set_learning_rate", "trained_parameters"]
+
+
+def freeze(model: nn.Module, prefixes: Iterable[str]) -> None:
+    """Turn off gradients for all parameters under these dotted prefixes, e.g. `backbone.vision`.
+
+    Raises ValueError for a prefix that no parameter has.
+    """
+    for prefix in prefixes:
+        for _, parameter in _under(model, prefix):
+            parameter.requires_grad_(False)
+
+
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters that ask for a gradient, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def make_optimiser(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW over the trained parameters; each group carries `factor`, its share of the schedule's rate.
+
+    Weight decay is decoupled and multiplied by the learning rate (as in optax). It applies to parameters with
+    at least `config.decay_min_dims` dimensions. Where several prefixes of `config.lr_factors` match, the
+    longest one holds.
+    """
+    factors: dict[str, float] = {}
+    for prefix, factor in sorted(config.lr_factors, key=lambda item: len(item[0])):
+        factors |= {name: factor for name, _ in _under(model, prefix)}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in trained_parameters(model).items():
+        decayed = parameter.dim() >= config.decay_min_dims
+        groups.setdefault((factors.get(name, 1.0), decayed), []).append(parameter)
+    if not groups:
+        raise ValueError("every parameter is frozen; remove something from `freeze`")
+    return torch.optim.AdamW(
+        [
+            {"params": ps, "factor": factor, "weight_decay": config.weight_decay if decayed else 0.0}
+            for (factor, decayed), ps in groups.items()
+        ],
+        lr=config.lr,
+        betas=config.betas,
+        eps=config.eps,
+        fused=all(p.is_cuda for ps in groups.values() for p in ps) or None,
+    )
+
+
+def set_learning_rate(
+    optimiser: torch.optim.Optimizer, config: OptimConfig, step: int, steps: int
+) -> float:
+    """Set every group to the rate of `step` times its factor; returns the rate before factors."""
+    rate = learning_rate(
+        step,
+        peak=config.lr,
+        warmup=config.warmup,
+        decay_steps=steps if config.decay_steps is None else config.decay_steps,
+        end=config.end_lr,
+    )
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group["factor"]
+    return rate
+
+
+def _under(model: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Parameter]]:
+    found = [(n, p) for n, p in model.named_parameters() if f"{n}.".startswith(f"{prefix}.")]
+    if not found:
+        modules = [name for name, _ in model.named_modules() if name]
+        close = difflib.get_close_matches(prefix, modules, n=1, cutoff=0)
+        raise ValueError(f"no parameter under '{prefix}'; did you mean {close[0]!r}?" if close else
+                         f"no parameter under '{prefix}'")
+    yield from found
