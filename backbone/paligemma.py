@@ -41,7 +41,7 @@ PALIGEMMA_TINY = PaliGemmaConfig(
     vocab=2176,
 )
 PALIGEMMA_SMALL = PaliGemmaConfig(
-    SigLIPConfig(width=96, depth=2, mlp=192, heads=3, patch=8, resolution=48),
+    SigLIPConfig(width=96, depth=2, mlp=192, heads=3, patch=12, resolution=72),
     GemmaConfig(width=128, depth=4, mlp=256, heads=4, head_dim=32),
     vocab=2176,
 )

@@ -1,6 +1,6 @@
 """Text to token ids and back, with the id layout of PaliGemma.
 
-    0 pad   1 eos   2 bos   3 unk   4 <mask>   …   text pieces   …   <loc0000>–<loc1023>   <seg000>–<seg127>
+    0 pad  1 eos  2 bos  3 unk  4 <mask>  …  text pieces  …  <loc0000>–<loc1023>  <seg000>–<seg127>
 
 The vocabulary is a SentencePiece model: byte fallback (no text is unknown), digits one by one, no
 normalisation and no dummy prefix, so "caption" and " caption" are different tokens. A newline is a
@@ -19,7 +19,6 @@ NUM_LOC = 1024  # PaliGemma paper (arXiv 2407.07726), section 3.2
 NUM_SEG = 128
 
 PALIGEMMA_VOCAB_SIZE = 257152
-GEMMA_VOCAB_SIZE = PALIGEMMA_VOCAB_SIZE - NUM_LOC - NUM_SEG
 
 SMALL_MODEL = Path(__file__).parent / "assets" / "small_tokenizer.model"
 FILE_NAME = "tokenizer.model"
@@ -214,5 +213,3 @@ def _index(kind: str, i: int, count: int) -> int:
     if not 0 <= i < count:
         raise ValueError(f"<{kind}> tokens are numbered 0 to {count - 1}, got {i}")
     return i
-
-

@@ -132,12 +132,22 @@ def _add_collect(commands) -> argparse.ArgumentParser:
         "collect",
         help="demonstrations of a scripted expert, as a LeRobotDataset v3",
         description="Run the scripted expert of ENV and keep its successful episodes as a "
-        "LeRobotDataset v3 in DIR, which must not exist yet.",
+        "LeRobotDataset v3 in DIR, which must not exist yet. Several ENVs take turns.",
     )
-    parser.add_argument("env", metavar="ENV", help="Tabletop-easy-v0, metaworld/reach-v3, …")
-    parser.add_argument("--episodes", type=positive, required=True, metavar="N")
+    parser.add_argument("env", nargs="+", metavar="ENV", help="such as Tabletop-easy-v0")
+    parser.add_argument("--episodes", type=positive, required=True, metavar="N", help="in all")
     parser.add_argument("--root", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first episode")
+    parser.add_argument("--seed", type=int, default=0, help="of the first episode (default: 0)")
+    parser.add_argument(
+        "--noise",
+        type=float,
+        default=0.2,
+        metavar="STD",
+        help="added to executed, not to stored, actions (default: 0.2)",
+    )
+    parser.add_argument(
+        "--image-size", type=positive, metavar="PIXELS", help="default: the environment's"
+    )
     parser.set_defaults(run=_run_collect)
     return parser
 
@@ -145,8 +155,15 @@ def _add_collect(commands) -> argparse.ArgumentParser:
 def _run_collect(args: argparse.Namespace) -> None:
     from vla.data.collect import collect
 
-    collect(args.env, args.episodes, args.root, seed=args.seed)
-    print(f"{args.episodes} episodes of {args.env} in {args.root}")
+    collect(
+        args.env,
+        args.episodes,
+        args.root,
+        seed=args.seed,
+        noise=args.noise,
+        image_size=args.image_size,
+    )
+    print(f"{args.episodes} episodes of {', '.join(args.env)} in {args.root}")
 
 
 # --- train ----------------------------------------------------------------------------------------
@@ -184,7 +201,7 @@ def _add_eval(commands) -> argparse.ArgumentParser:
         "eval",
         help="roll a policy out: success with intervals, latency, videos",
         description="Roll the policy in CHECKPOINT out for N episodes of ENV, print success per "
-        "task with 95 %% Wilson intervals, and save the table (eval.json) and videos.",
+        "task with 95 % Wilson intervals, and save the table (eval.json) and videos.",
     )
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a policy's folder")
     parser.add_argument("--env", required=True, metavar="ENV")
@@ -193,9 +210,9 @@ def _add_eval(commands) -> argparse.ArgumentParser:
         "--seed", type=int, default=1_000_000, help="seed of the first episode (default: unseen)"
     )
     parser.add_argument(
-        "--replan-every", type=positive, metavar="STEPS", help="default: half the chunk"
+        "--replan-every", type=positive, metavar="STEPS", help="default: after the whole chunk"
     )
-    parser.add_argument("--num-envs", type=positive, default=10, metavar="N", help="side by side")
+    parser.add_argument("--num-envs", type=positive, default=16, metavar="N", help="side by side")
     parser.add_argument("--max-steps", type=positive, metavar="N", help="default: the env's own")
     parser.add_argument("--videos", type=int, default=4, metavar="N", help="episodes to film")
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="default: outputs/eval/ENV")
@@ -216,6 +233,7 @@ def _run_eval(args: argparse.Namespace) -> None:
         replan_every=args.replan_every,
         max_steps=args.max_steps,
         record=args.videos,
+        progress=True,
     )
     print(evaluation.table.text())
     folder = args.output_dir or Path("outputs/eval") / args.env.replace("/", "-")
@@ -251,6 +269,7 @@ def _add_check(commands) -> argparse.ArgumentParser:
         description="Look through DATASET and list its faults. Exit status 1 if there are any.",
     )
     parser.add_argument("dataset", type=Path, metavar="DATASET", help="a LeRobotDataset v3's root")
+    parser.add_argument("--decode", action="store_true", help="look at every picture too")
     parser.set_defaults(run=_run_check)
     return parser
 
@@ -258,7 +277,7 @@ def _add_check(commands) -> argparse.ArgumentParser:
 def _run_check(args: argparse.Namespace) -> int:
     from vla.data.check import check
 
-    faults = check(args.dataset)
+    faults = check(args.dataset, decode=args.decode)
     for fault in faults:
         print(fault)
     print(f"{args.dataset}: {len(faults)} faults" if faults else f"{args.dataset}: no faults")

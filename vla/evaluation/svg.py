@@ -11,7 +11,8 @@ from math import floor, isfinite, log10
 
 import numpy as np
 
-MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 48, 14, 12, 40
+MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 44, 14, 28, 24
+X_LABEL_HEIGHT = 18
 
 
 @dataclass(frozen=True)
@@ -79,19 +80,32 @@ def line_chart(
     percent: bool = False,
     size: tuple[int, int] = (520, 280),
 ) -> str:
-    """An SVG element with `series` over common axes.
+    """An SVG element with `series` over common axes; see `legend` for their names.
 
-    `label` is read aloud by screen readers. `y_range` fixes the vertical axis, which otherwise
-    covers the values and a little more; `percent` prints its ticks as percentages.
-    Raises ValueError where no series has a finite value.
+    `label` is read aloud by screen readers; an empty `x_label` leaves that line out. `y_range`
+    fixes the vertical axis, which otherwise covers the values and a little more; `percent` prints
+    its ticks as percentages. Raises ValueError where no series has a finite value.
     """
     width, height = size
-    frame = (MARGIN_LEFT, MARGIN_TOP, width - MARGIN_RIGHT, height - MARGIN_BOTTOM)
-    axes = Axes(*_ranges(series, y_range), frame)
+    bottom = height - MARGIN_BOTTOM - X_LABEL_HEIGHT * bool(x_label)
+    axes = Axes(*_ranges(series, y_range), (MARGIN_LEFT, MARGIN_TOP, width - MARGIN_RIGHT, bottom))
     body = [_grid(axes, percent), *(_line(axes, s) for s in series)]
     body.append(_axis_titles(axes, x_label, y_label))
-    chart = _svg(width, height, label, "".join(body))
-    return f'<div class="chart">{_legend(series)}{chart}</div>'
+    return _svg(width, height, label, "".join(body))
+
+
+def legend(series: Sequence[Series]) -> str:
+    """The names of `series` with a sample of each line, as an HTML list; empty for fewer than 2."""
+    named = [s for s in series if not s.faint]
+    if len(named) < 2:
+        return ""
+    items = "".join(
+        f'<li><svg class="key" viewBox="0 0 24 8" aria-hidden="true"><line class="line '
+        f's{s.colour}{" dashed" * s.dashed}" x1="1" x2="23" y1="4" y2="4"/></svg>'
+        f"{escape(s.name)}</li>"
+        for s in named
+    )
+    return f'<ul class="legend">{items}</ul>'
 
 
 def interval_bar(rate: float, low: float, high: float, target: float | None = None) -> str:
@@ -152,14 +166,12 @@ def _grid(axes: Axes, percent: bool) -> str:
 
 
 def _axis_titles(axes: Axes, x_label: str, y_label: str) -> str:
-    left, top, right, bottom = axes.frame
-    x, y = (left + right) / 2, (top + bottom) / 2
-    return (
-        f'<text class="axis" x="{x:.0f}" y="{bottom + 35}" text-anchor="middle">'
-        f"{escape(x_label)}</text>"
-        f'<text class="axis" transform="translate(12 {y:.0f}) rotate(-90)" text-anchor="middle">'
-        f"{escape(y_label)}</text>"
-    )
+    left, _, right, bottom = axes.frame
+    titles = f'<text class="axis" x="0" y="12">{escape(y_label)}</text>'
+    if x_label:
+        place = f'x="{(left + right) / 2:.0f}" y="{bottom + 35}" text-anchor="middle"'
+        titles += f'<text class="axis" {place}>{escape(x_label)}</text>'
+    return titles
 
 
 def _line(axes: Axes, series: Series) -> str:
@@ -175,23 +187,10 @@ def _line(axes: Axes, series: Series) -> str:
     return f'<polyline class="{css}" points="{path}"/>' + "".join(dots)
 
 
-def _legend(series: Sequence[Series]) -> str:
-    named = [s for s in series if not s.faint]
-    if len(named) < 2:
-        return ""
-    items = "".join(
-        f'<li><svg class="key" viewBox="0 0 24 8" aria-hidden="true"><line class="line '
-        f's{s.colour}{" dashed" * s.dashed}" x1="1" x2="23" y1="4" y2="4"/></svg>'
-        f"{escape(s.name)}</li>"
-        for s in named
-    )
-    return f'<ul class="legend">{items}</ul>'
-
-
 def _number(value: float, among: Sequence[float]) -> str:
     """`value` with as many digits as tell `among` apart; thousands as 10k."""
     step = abs(among[1] - among[0]) if len(among) > 1 else abs(value) or 1
     if step >= 1000:
-        return f"{value / 1000:g}k"
+        return f"{value / 1000:g}k" if value else "0"
     digits = max(0, -floor(log10(step) + 1e-9))
     return f"{value + 0.0:.{digits}f}"

@@ -41,7 +41,7 @@ class Table:
         """The table as aligned lines for a terminal; one group alone is shown as the total."""
         rows = [*self.rows, self.total] if len(self.rows) > 1 else [self.total]
         width = max(len("task"), *(len(r.name) for r in rows))
-        head = f"{'task':<{width}}  {'success':>13}  {'95 % interval':>13}  {'steps':>6}"
+        head = f"{'task':<{width}}  {'success':>13}  {'95 % interval':>14}  {'steps':>6}"
         lines = [f"{head}  {'policy ms p50/p95':>17}"]
         lines += [_line(r, width) for r in rows]
         if len(rows) > 1:
@@ -79,6 +79,6 @@ def _line(row: Row, width: int) -> str:
     if row.latency_p50_ms is not None and row.latency_p95_ms is not None:
         latency = f"{row.latency_p50_ms:.1f} / {row.latency_p95_ms:.1f}"
     return (
-        f"{row.name:<{width}}  {count:>7} {row.rate:>4.0%}  {interval:>13}  "
+        f"{row.name:<{width}}  {count:>7} {row.rate:>4.0%}  {interval:>14}  "
         f"{row.mean_length:>6.1f}  {latency:>17}"
     )

@@ -14,7 +14,7 @@ __all__ = ["Ema", "ema_decay"]
 def ema_decay(step: int, decay: float, ramp: bool) -> float:
     """Decay used after update `step` (from 0); with `ramp`, at most (1 + step) / (10 + step).
 
-    The ramp lets short runs forget their random start; openpi has none and starts with the full decay.
+    The ramp lets short runs forget their random start; openpi has none.
     """
     return min(decay, (1 + step) / (10 + step)) if ramp else decay
 
@@ -22,7 +22,7 @@ def ema_decay(step: int, decay: float, ramp: bool) -> float:
 class Ema:
     """Shadow of a model's trained parameters: shadow ← d · shadow + (1 − d) · weight.
 
-    `shadow`: float32 tensors by parameter name, on the parameters' devices. Frozen parameters have none.
+    `shadow`: float32 tensors by parameter name, where the parameters are. Frozen ones have none.
     """
 
     def __init__(self, model: nn.Module, decay: float, *, ramp: bool = False):
@@ -41,7 +41,7 @@ class Ema:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Inside the block the model holds the averaged weights; afterwards its own again, bit for bit."""
+        """Inside the block the model holds the average; afterwards its own weights, bit for bit."""
         own = {name: p.detach().clone() for name, p in self._weights.items()}
         self._assign(self.shadow)
         try:

@@ -1,7 +1,7 @@
 """AdamW over the parameters that are trained, with a learning rate per part of the model."""
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -28,11 +28,11 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def make_optimiser(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over the trained parameters; each group carries `factor`, its share of the schedule's rate.
+    """AdamW over the trained parameters; each group carries `factor`, its share of the rate.
 
-    Weight decay is decoupled and multiplied by the learning rate (as in optax). It applies to parameters with
-    at least `config.decay_min_dims` dimensions. Where several prefixes of `config.lr_factors` match, the
-    longest one holds.
+    Weight decay is decoupled and multiplied by the learning rate, as in optax. It applies to
+    parameters with at least `config.decay_min_dims` dimensions. Where several prefixes of
+    `config.lr_factors` match, the longest one holds.
     """
     factors: dict[str, float] = {}
     for prefix, factor in sorted(config.lr_factors, key=lambda item: len(item[0])):
@@ -43,16 +43,28 @@ def make_optimiser(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
         groups.setdefault((factors.get(name, 1.0), decayed), []).append(parameter)
     if not groups:
         raise ValueError("every parameter is frozen; remove something from `freeze`")
-    return torch.optim.AdamW(
+    optimiser = torch.optim.AdamW(
         [
-            {"params": ps, "factor": factor, "weight_decay": config.weight_decay if decayed else 0.0}
-            for (factor, decayed), ps in groups.items()
+            {
+                "params": parameters,
+                "factor": factor,
+                "weight_decay": config.weight_decay if decayed else 0.0,
+            }
+            for (factor, decayed), parameters in groups.items()
         ],
         lr=config.lr,
         betas=config.betas,
         eps=config.eps,
-        fused=all(p.is_cuda for ps in groups.values() for p in ps) or None,
+        fused=True,
     )
+    for parameter in trained_parameters(model).values():
+        # AdamW makes these at its first step; made here, they can be filled from a checkpoint.
+        optimiser.state[parameter] = {
+            "step": torch.zeros((), device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+    return optimiser
 
 
 def set_learning_rate(
@@ -71,11 +83,11 @@ def set_learning_rate(
     return rate
 
 
-def _under(model: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Parameter]]:
+def _under(model: nn.Module, prefix: str) -> list[tuple[str, nn.Parameter]]:
     found = [(n, p) for n, p in model.named_parameters() if f"{n}.".startswith(f"{prefix}.")]
     if not found:
-        modules = [name for name, _ in model.named_modules() if name]
-        close = difflib.get_close_matches(prefix, modules, n=1, cutoff=0)
-        raise ValueError(f"no parameter under '{prefix}'; did you mean {close[0]!r}?" if close else
-                         f"no parameter under '{prefix}'")
-    yield from found
+        names = [name for name, _ in model.named_modules() if name]
+        close = difflib.get_close_matches(prefix, names, n=1, cutoff=0)
+        meant = f"; did you mean '{close[0]}'?" if close else ""
+        raise ValueError(f"the model has no parameter under '{prefix}'{meant}")
+    return found

@@ -1,8 +1,9 @@
 """Which samples a step sees, and with which noise: pure functions of the seed and a position.
 
-Training reads one endless sequence of positions 0, 1, 2, …; step `k` of a run with batch size `B` takes the
-positions `k·B … k·B + B − 1`. Everything random about a position follows from `(seed, position)` alone, so a
-resumed run, or one spread over another number of processes, sees the same samples with the same noise.
+Training reads one endless sequence of positions 0, 1, 2, …; step `k` of a run with batch size `B`
+takes the positions `k·B … k·B + B − 1`. Everything random about a position follows from
+`(seed, position)` alone, so a resumed run, or one spread over another number of processes, sees the
+same samples with the same noise.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,15 @@ from functools import lru_cache
 
 import numpy as np
 
-__all__ = ["ORDER", "TRAIN_NOISE", "VALIDATION_NOISE", "draw", "positions", "sample_indices", "stream"]
+__all__ = [
+    "ORDER",
+    "TRAIN_NOISE",
+    "VALIDATION_NOISE",
+    "draw",
+    "positions",
+    "sample_indices",
+    "stream",
+]
 
 # Names of independent random streams: the second word of the Philox key.
 ORDER, TRAIN_NOISE, VALIDATION_NOISE = 1, 2, 3
@@ -19,8 +28,8 @@ ORDER, TRAIN_NOISE, VALIDATION_NOISE = 1, 2, 3
 def stream(seed: int, purpose: int, position: int) -> np.random.Generator:
     """A generator for one position; different (seed, purpose, position) never share numbers.
 
-    Philox is counter-based: `position` goes into the highest word of the counter, so making a stream costs
-    no seeding and two streams are 2^192 numbers apart.
+    Philox is counter-based: `position` goes into the highest word of the counter, so making
+    a stream costs no seeding and two streams are 2^192 numbers apart.
     """
     return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, 0, 0, position]))
 

@@ -11,8 +11,9 @@ def learning_rate(step: int, *, peak: float, warmup: int, decay_steps: int, end:
     step: updates already made, from 0. warmup: steps of linear rise from `peak / (warmup + 1)`.
     decay_steps: step at which `end` is reached, warm-up included.
 
-    Source: openpi `training/optimizer.py: CosineDecaySchedule` (optax `warmup_cosine_decay_schedule`).
-    LeRobot evaluates the cosine without subtracting the warm-up, which gives other values.
+    Source: openpi `training/optimizer.py: CosineDecaySchedule`, which is optax's
+    `warmup_cosine_decay_schedule`. LeRobot evaluates the cosine without subtracting the warm-up,
+    which gives other values.
     """
     if step < warmup:
         start = peak / (warmup + 1)

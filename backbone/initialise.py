@@ -1,0 +1,43 @@
+"""Starts for a small model that learns from nothing.
+
+Released weights replace all of this. Training from nothing, a small PaliGemma binds places to
+`<loc>` tokens several times sooner when both begin with an order that it would otherwise have to
+discover: neighbouring patches, and neighbouring `<loc>` tokens, start alike.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from backbone.paligemma import PaliGemma
+
+PATCH_SCALE = 0.5
+
+
+def order_places(model: PaliGemma, first_loc: int, locs: int = 1024) -> None:
+    """Start `model`'s patch positions and `<loc>` rows as sines of the place that they stand for.
+
+    first_loc: id of `<loc0000>`. Changes the parameters in place; draws from torch's global generator.
+    """
+    vision, table = model.config.vision, model.embedding.weight
+    grid = vision.resolution // vision.patch
+    with torch.no_grad():
+        side = _sines(grid, vision.width // 2)
+        rows = side[:, None].expand(-1, grid, -1)
+        columns = side[None].expand(grid, -1, -1)
+        position = torch.cat([rows, columns], dim=-1).flatten(0, 1)
+        model.vision.embedding.position.copy_(PATCH_SCALE * position)
+
+        width = table.shape[1]
+        turn = torch.linalg.qr(torch.randn(width, width))[0]  # spread over all of the width
+        codes = torch.nn.functional.pad(_sines(locs, width // 2), (0, width - width // 2))
+        table[first_loc : first_loc + locs] = codes @ turn * (2 / math.sqrt(width))
+
+
+def _sines(places: int, width: int) -> Tensor:
+    """Sines and cosines of `places` evenly spaced places at octaves from half a turn up, [places, width]."""
+    x = (torch.arange(places) + 0.5) / places
+    octaves = torch.linspace(0, 5, width // 2).clamp(max=math.log2(max(places / 2, 2)))
+    angle = math.pi * x[:, None] * 2**octaves
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)

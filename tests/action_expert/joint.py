@@ -1,0 +1,85 @@
+"""The paper's form of π0, as plain as possible: one pass over prefix and suffix with two sets of weights.
+
+Every token is there in every layer; keys and values of both halves meet in one softmax. It shares
+the parameters of our `Pi0`, not its attention, masks, norms or cache. Slow, and only for comparison.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from backbone.gemma import Gemma
+from vla.batch import Batch
+from vla.pi0 import Pi0
+
+
+def velocity(model: Pi0, batch: Batch, x_t: Tensor, t: Tensor) -> Tensor:
+    """The velocity at x_t [B, H, A] and t [B], by one joint pass."""
+    prefix, prefix_valid = model.backbone.embed_prefix(
+        batch.images, batch.image_valid, batch.tokens, batch.token_valid
+    )
+    suffix = model.expert.embed_suffix(x_t, t, batch.state)
+    suffix_valid = torch.ones(suffix.shape[:2], dtype=torch.bool)
+    valid = torch.cat([prefix_valid, suffix_valid], dim=1)
+    # openpi's flags: the state opens a block, the first action opens the next
+    opens = [0] * prefix.shape[1] + [1, 1] + [0] * (suffix.shape[1] - 2)
+    _, suffix = joint_stack(
+        model.backbone.language, model.expert.gemma, prefix, suffix, valid, opens
+    )
+    return model.expert.action_out_proj(suffix[:, 1:])
+
+
+def joint_stack(
+    big: Gemma, small: Gemma, prefix: Tensor, suffix: Tensor, valid: Tensor, opens: list[int]
+) -> tuple[Tensor, Tensor]:
+    """Both streams through all layers; returns both after their final norms."""
+    block = torch.tensor(opens).cumsum(0)
+    mask = (block[None, :] <= block[:, None]) & valid[:, None, :]  # [B, S, S]
+    position = valid.cumsum(1) - 1
+    cut = prefix.shape[1]
+    heads, size = big.config.heads, big.config.head_dim
+    for one, two in zip(big.blocks, small.blocks, strict=True):
+        q, k, v = [], [], []
+        for x, layer in ((prefix, one), (suffix, two)):
+            h = norm(x, layer.attention_norm)
+            q.append(turn(split(layer.attention.q_proj(h), size), position_of(x, cut, position)))
+            k.append(turn(split(layer.attention.k_proj(h), size), position_of(x, cut, position)))
+            v.append(split(layer.attention.v_proj(h), size))
+        queries, keys, values = (torch.cat(part, dim=1) for part in (q, k, v))
+        keys = keys.repeat_interleave(heads // keys.shape[2], dim=2)
+        values = values.repeat_interleave(heads // values.shape[2], dim=2)
+        scores = torch.einsum("bqnh,bknh->bnqk", queries, keys) / size**0.5
+        scores = scores.masked_fill(~mask[:, None], -1e30)
+        read = torch.einsum("bnqk,bknh->bqnh", scores.softmax(-1), values).flatten(2)
+        prefix = prefix + one.attention.o_proj(read[:, :cut])
+        suffix = suffix + two.attention.o_proj(read[:, cut:])
+        prefix = prefix + feed_forward(prefix, one)
+        suffix = suffix + feed_forward(suffix, two)
+    return norm(prefix, big.norm), norm(suffix, small.norm)
+
+
+def position_of(x: Tensor, cut: int, position: Tensor) -> Tensor:
+    return position[:, :cut] if x.shape[1] == cut else position[:, cut:]
+
+
+def split(x: Tensor, size: int) -> Tensor:
+    return x.unflatten(-1, (-1, size))  # [B, S, heads, H]
+
+
+def norm(x: Tensor, module: nn.Module) -> Tensor:
+    return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * (1 + module.weight)
+
+
+def turn(x: Tensor, position: Tensor) -> Tensor:
+    """Rotary positions as complex numbers: pair (j, j + H/2) times exp(i · position · 10000^(−2j/H))."""
+    half = x.shape[-1] // 2
+    frequency = 10_000.0 ** (-torch.arange(half, dtype=x.dtype) / half)
+    angle = position[:, :, None, None].to(x.dtype) * frequency
+    pair = torch.complex(x[..., :half], x[..., half:]) * torch.polar(torch.ones_like(angle), angle)
+    return torch.cat([pair.real, pair.imag], dim=-1)
+
+
+def feed_forward(x: Tensor, layer: nn.Module) -> Tensor:
+    h = norm(x, layer.mlp_norm)
+    gate = layer.mlp.gate_proj(h)
+    gate = 0.5 * gate * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (gate + 0.044715 * gate**3)))
+    return layer.mlp.down_proj(gate * layer.mlp.up_proj(h))

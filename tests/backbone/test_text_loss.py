@@ -1,0 +1,78 @@
+"""The text loss: mean over examples of the mean over answer tokens, EOS included."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from backbone.paligemma import PALIGEMMA_TINY, PaliGemma, TextBatch
+
+VOCAB = 9
+BOS, EOS, NEWLINE, PAD = 2, 1, 5, 0
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return PaliGemma(dataclasses.replace(PALIGEMMA_TINY, vocab=VOCAB))
+
+
+def batch(answers: list[list[int]], length: int) -> TextBatch:
+    """Prompt [BOS, 6, newline], then each answer and EOS, padded to `length`."""
+    rows = [[BOS, 6, NEWLINE, *answer, EOS] for answer in answers]
+    tokens = torch.tensor([row + [PAD] * (length - len(row)) for row in rows])
+    index = torch.arange(length)[None]
+    ends = torch.tensor([[len(row)] for row in rows])
+    valid = index < ends
+    resolution = PALIGEMMA_TINY.vision.resolution
+    return TextBatch(
+        images=torch.zeros(len(rows), 1, 3, resolution, resolution),
+        image_valid=torch.ones(len(rows), 1, dtype=torch.bool),
+        tokens=tokens,
+        token_valid=valid,
+        suffix=valid & (index >= 3),
+    )
+
+
+def test_a_model_that_knows_nothing_loses_the_log_of_the_vocabulary(model):
+    with torch.no_grad():
+        model.embedding.weight.zero_()  # all logits are zero
+    assert model(batch([[6], [7, 8, 7]], 8)).item() == pytest.approx(math.log(VOCAB), abs=1e-6)
+
+
+def test_the_loss_is_a_mean_of_means_and_counts_eos(model, monkeypatch):
+    # Logits that say token k with weight k, whatever came before: log p(k) = k - log sum(exp).
+    steps = torch.arange(VOCAB).float()
+    monkeypatch.setattr(model, "logits", lambda b: steps.expand(*b.tokens.shape, VOCAB))
+    normaliser = steps.exp().sum().log().item()
+    short, long = [6], [7, 8, 3]
+    means = [sum([*answer, EOS]) / (len(answer) + 1) for answer in (short, long)]
+    expected = normaliser - sum(means) / 2
+    by_token = normaliser - sum([*short, EOS, *long, EOS]) / 6
+    assert abs(expected - by_token) > 0.1, "both kinds of mean must differ"
+    assert model(batch([short, long], 8)).item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_more_padding_does_not_change_the_loss(model):
+    answers = [[6, 7], [8]]
+    torch.testing.assert_close(model(batch(answers, 12)), model(batch(answers, 6)))
+
+
+def test_a_row_without_an_answer_counts_as_zero(model):
+    both = batch([[6, 7], [8]], 6)
+    suffix = both.suffix.clone()
+    suffix[1] = False
+    alone = batch([[6, 7]], 6)
+    torch.testing.assert_close(model(dataclasses.replace(both, suffix=suffix)), model(alone) / 2)
+
+
+def test_only_the_positions_before_answer_tokens_are_trained(model, monkeypatch):
+    data = batch([[6, 7], [8]], 7)
+    logits = torch.randn(2, 7, VOCAB, requires_grad=True)
+    monkeypatch.setattr(model, "logits", lambda b: logits)
+    model(data).backward()
+    assert logits.grad is not None
+    trained = logits.grad.abs().sum(-1) > 0
+    # the newline at 2 says the first answer token, the last answer token says EOS
+    assert trained.int().tolist() == [[0, 0, 1, 1, 1, 0, 0], [0, 0, 1, 1, 0, 0, 0]]

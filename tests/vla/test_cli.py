@@ -1,0 +1,123 @@
+"""The command line: quick help, errors in one line, crashes with their traceback."""
+
+import json
+import resource
+import subprocess
+import sys
+import types
+
+import pytest
+
+from vla import cli
+
+COMMANDS = ("demo", "collect", "train", "eval", "stats", "check")
+HEAVY = ("torch", "lerobot", "mujoco", "gymnasium", "numpy", "tensorboard", "matplotlib")
+
+
+def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    out, err = capsys.readouterr()
+    return int(stop.value.code or 0), out, err
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_answers_within_a_second_of_cpu_time(command):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    arguments = [sys.executable, "-m", "vla", *command.split(), "--help"]
+    answer = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert answer.stdout.startswith(f"usage: vla {command}".rstrip())
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
+
+
+def test_parsing_arguments_loads_nothing_heavy():
+    program = (
+        "import json, sys, vla.cli\n"
+        "vla.cli._parser().parse_known_args(['train', 'x.py', '--steps', '3'])\n"
+        "print(json.dumps(list(sys.modules)))"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert not set(HEAVY) & set(json.loads(answer.stdout))
+
+
+def test_the_help_of_the_program_lists_every_command(capsys):
+    status, out, _ = run(["--help"], capsys)
+    assert status == 0
+    assert all(f"    {command} " in out for command in COMMANDS)
+
+
+def fail_with(error: Exception, module: str):
+    """A command that raises `error` from a function that belongs to `module`."""
+    scope = {"__name__": module, "error": error}
+    exec("def fail(args):\n    raise error", scope)
+    return scope["fail"]
+
+
+def run_failing(monkeypatch, error: Exception, module: str, *options: str) -> None:
+    monkeypatch.setattr(cli, "_run_stats", fail_with(error, module))
+    cli.main(["stats", "somewhere", *options])
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("horizon 50 but\n  chunks of 16"), "error: horizon 50 but chunks of 16\n"),
+        (FileNotFoundError(2, "No such file", "a.py"), "error: No such file: a.py\n"),
+        (OSError(28, "No space left on device"), "error: No space left on device\n"),
+        (ImportError("install vla[sim]"), "error: install vla[sim]\n"),
+    ],
+)
+def test_what_the_user_can_put_right_is_one_line(monkeypatch, capsys, error, line):
+    with pytest.raises(SystemExit) as stop:
+        run_failing(monkeypatch, error, "vla.data.stats")
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize("module", ["torch.nn", "numpy", "vlasomething"])
+def test_an_error_raised_inside_a_library_stays_a_crash(monkeypatch, module):
+    with pytest.raises(ValueError, match="bad"):
+        run_failing(monkeypatch, ValueError("bad"), module)
+
+
+def test_a_bug_of_ours_stays_a_crash(monkeypatch):
+    with pytest.raises(AssertionError):
+        run_failing(monkeypatch, AssertionError("impossible"), "vla.pi0")
+
+
+def test_debug_shows_the_traceback_of_user_errors(monkeypatch):
+    with pytest.raises(ValueError, match="bad"):
+        run_failing(monkeypatch, ValueError("bad"), "vla.pi0", "--debug")
+    monkeypatch.setenv("VLA_DEBUG", "1")
+    with pytest.raises(ValueError, match="bad"):
+        run_failing(monkeypatch, ValueError("bad"), "vla.pi0")
+
+
+def test_an_interrupt_is_not_a_traceback(monkeypatch, capsys):
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_run_stats", interrupted)
+    assert run(["stats", "somewhere"], capsys)[::2] == (130, "interrupted\n")
+
+
+def test_an_argument_that_no_command_takes_is_refused(capsys):
+    status, _, err = run(["stats", "somewhere", "--colour", "red"], capsys)
+    assert status == 2
+    assert "unrecognized arguments: --colour red" in err
+
+
+def test_train_hands_unknown_options_to_the_config(monkeypatch):
+    seen = {}
+    config = types.ModuleType("vla.config")
+    loop = types.ModuleType("vla.training.loop")
+    config.load_config = lambda path, overrides: seen.update(path=path, overrides=overrides)
+    loop.train = lambda config, resume: seen.update(resume=resume)
+    monkeypatch.setitem(sys.modules, "vla.config", config)
+    monkeypatch.setitem(sys.modules, "vla.training.loop", loop)
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["train", "tiny.py", "--steps", "20", "--resume", "--optim.lr", "1e-4"])
+    assert str(seen["path"]) == "tiny.py"
+    assert seen["overrides"] == ["--steps", "20", "--optim.lr", "1e-4"]
+    assert seen["resume"] is True

@@ -1,0 +1,225 @@
+"""What a training run is made of, and how a run's file becomes a config.
+
+A run is one Python file that ends in `config = TrainConfig(...)`. `load_config` executes it and
+applies command-line overrides by dotted name: `--steps 20 --optim.lr 1e-4`. These files are code:
+load only your own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import re
+import runpy
+import traceback
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+
+from vla.pi0 import Pi0Config
+
+if TYPE_CHECKING:
+    from vla.training.job import Job
+
+__all__ = [
+    "DataConfig",
+    "OptimConfig",
+    "RunConfig",
+    "TrainConfig",
+    "as_dict",
+    "load_config",
+    "save_config",
+]
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW with linear warm-up and half a cosine; the defaults are openpi's."""
+
+    lr: float = 2.5e-5  # highest learning rate, reached after the warm-up
+    warmup: int = 1000  # steps
+    decay_steps: int | None = None  # step at which end_lr is reached; None: the run's last
+    end_lr: float = 2.5e-6
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 1e-10
+    decay_min_dims: int = 2  # decay tensors of at least so many dimensions; openpi: 0, all of them
+    clip: float | None = 1.0  # largest global gradient norm
+    # (prefix, factor): parameters under this name learn at factor × lr; the longest prefix holds
+    lr_factors: tuple[tuple[str, float], ...] = ()
+
+    def __post_init__(self):
+        if self.lr <= 0:
+            raise ValueError(f"optim.lr is {self.lr}; it must be above 0")
+        if self.warmup < 0:
+            raise ValueError(f"optim.warmup is {self.warmup}; it must be 0 or more")
+        if self.clip is not None and self.clip <= 0:
+            raise ValueError(f"optim.clip is {self.clip}; give a norm above 0, or None not to clip")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Demonstrations to learn from. Horizon and image size follow from the model."""
+
+    root: Path  # a LeRobotDataset v3
+    cameras: tuple[str, ...] | None = None  # names without `observation.images.`; None: all
+    held_out: float = 0.05  # share of episodes kept from training for the validation loss
+    cache: bool = True  # decode all pictures once and keep them in memory; False: decode as needed
+    cache_gb: float = 4.0  # most memory that the cache may take, 10⁹ bytes
+    allow_short_episodes: bool = False  # take episodes shorter than the horizon
+    tokenizer: Path | None = None  # folder or SentencePiece file; None: the small one shipped here
+
+    def __post_init__(self):
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f"data.held_out is {self.held_out}; it is a share in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What every run has, whatever it trains. A subclass adds a model and data, and says in `job`
+    what they amount to."""
+
+    output_dir: Path
+    steps: int
+    batch_size: int  # samples per update, over all micro-batches and processes
+    accumulate: int = 1  # micro-batches per update; does not change the result
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    freeze: tuple[str, ...] = ()  # parts that stay as they are, e.g. "backbone.vision"
+    ema: float | None = (
+        0.99  # decay of the averaged weights, which are the result; None: no average
+    )
+    ema_ramp: bool = False  # start with a small decay: min(ema, (1 + step) / (10 + step))
+    precision: Literal["float32", "bfloat16"] = "float32"  # to compute in; weights are float32
+    device: str | None = None  # None: CUDA where there is one, else the CPU
+    seed: int = 0
+    workers: int = 0  # processes that prepare batches; 0: the training process itself
+    log_every: int = 10  # steps
+    eval_every: int = 500  # steps between validation losses
+    eval_batches: int = 8  # batches of held-out samples in a validation loss
+    save_every: int = 1000  # steps between checkpoints
+    keep: int = 2  # newest checkpoints that are kept
+    tensorboard: bool = True
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "accumulate", "log_every", "eval_every", "save_every"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name} is {value}; it must be 1 or more")
+        if self.keep < 1:
+            raise ValueError(f"keep is {self.keep}; at least 1 checkpoint has to be kept")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; it must be 0 or more")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size {self.batch_size} does not divide into {self.accumulate} equal "
+                "micro-batches; change batch_size or accumulate"
+            )
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise ValueError(f"ema is {self.ema}; it is a decay in [0, 1), or None for no average")
+
+    def job(self) -> Job:
+        """The model, its batches and what to save; heavy, it opens the data."""
+        raise NotImplementedError("use TrainConfig, or a subclass of RunConfig that defines `job`")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(RunConfig):
+    """A policy trained on demonstrations."""
+
+    model: Pi0Config
+    data: DataConfig
+    draws: int = 1  # noise and time draws per observation; they share one reading of the prefix
+    init: Path | None = None  # policy or PaliGemma folder to start from; None: random weights
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.draws < 1:
+            raise ValueError(f"draws is {self.draws}; it must be 1 or more")
+
+    def job(self) -> Job:
+        from vla.training.policy_job import policy_job
+
+        return policy_job(self)
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
+    """Execute a run's file and return its `config`, with `overrides` applied.
+
+    overrides: as on a command line, `["--optim.lr", "1e-4", "--steps=20"]`.
+    Raises FileNotFoundError if there is no such file, ValueError if it defines no config or a field
+    is unknown (the message suggests the closest name). A value of the wrong type ends the process
+    with status 2 and tyro's message.
+    """
+    path, overrides = Path(path), list(overrides)
+    if not path.is_file():
+        near = sorted(str(p) for p in path.parent.glob("*.py"))
+        found = f"; {path.parent} has {', '.join(near)}" if near else ""
+        raise FileNotFoundError(f"no config file {path}{found}")
+    config = _execute(path).get("config")
+    if not isinstance(config, RunConfig):
+        raise ValueError(
+            f"{path} must end in `config = TrainConfig(...)`; "
+            f"its `config` is {type(config).__name__ if config is not None else 'missing'}"
+        )
+    _check_names(overrides, config)
+    return tyro.cli(type(config), default=config, args=overrides, prog=f"vla train {path}")
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """A config as JSON holds it: nested dicts, lists for tuples, strings for paths."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+def save_config(config: RunConfig, path: Path) -> None:
+    """Write the resolved config as JSON, for people and for the comparison on resuming."""
+    path.write_text(json.dumps(as_dict(config), indent=2) + "\n", encoding="utf-8")
+
+
+def _execute(path: Path) -> dict[str, Any]:
+    try:
+        return runpy.run_path(str(path))
+    except TypeError as error:
+        # A dataclass's own message names the class and the field; add what was probably meant.
+        message = r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'"
+        if (match := re.match(message, str(error))) is None:
+            raise
+        class_name, name = match.groups()
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            if dataclasses.is_dataclass(config_class := frame.f_globals.get(class_name)):
+                known = [f.name for f in dataclasses.fields(config_class)]
+                raise ValueError(
+                    f"{path}: {class_name} has no field '{name}'{_suggestion(name, known)}"
+                ) from error
+        raise
+
+
+def _check_names(overrides: list[str], config: RunConfig) -> None:
+    known = list(_dotted(config))
+    for word in overrides:
+        if not word.startswith("--") or word == "--":
+            continue
+        name = word[2:].partition("=")[0].replace("-", "_")
+        parts = name.split(".")
+        positive = ".".join([*parts[:-1], parts[-1].removeprefix("no_")])  # --no-tensorboard
+        if name not in known and positive not in known:
+            raise ValueError(f"the config has no field '--{name}'{_suggestion(name, known, '--')}")
+
+
+def _dotted(config: Any, prefix: str = "") -> Iterable[str]:
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            yield from _dotted(value, f"{prefix}{f.name}.")
+        yield prefix + f.name
+
+
+def _suggestion(name: str, known: list[str], mark: str = "") -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    same_leaf = [k for k in known if k.rpartition(".")[2] == name.rpartition(".")[2]]
+    best = (same_leaf or close or [""])[0]
+    if best:
+        return f"; did you mean '{mark}{best}'?"
+    return f"; it has {', '.join(sorted({k.partition('.')[0] for k in known}))}"

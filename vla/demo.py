@@ -1,0 +1,217 @@
+"""The whole path in one command: demonstrations → training → rollouts → report."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+
+from envs.types import Episode
+from vla.config import DataConfig, OptimConfig, TrainConfig
+from vla.data.collect import collect
+from vla.data.demonstrations import Demonstrations, split
+from vla.evaluation import figures
+from vla.evaluation.evaluate import Evaluation, evaluate
+from vla.evaluation.report import Curves, Report, Result, Video, write_report
+from vla.evaluation.svg import Series
+from vla.evaluation.table import success_row
+from vla.pi0 import PI0_SMALL
+from vla.policy import Policy
+from vla.training.loop import train
+
+ENV = "Tabletop-easy-v0"
+PRETRAINED = "assets/paligemma_tabletop"  # inside the package
+RESULT = "result.json"  # also what marks a folder as a demo's output
+# Seeds of scenes, far apart: demonstrations count up from 0.
+UNSEEN, CURVE = 1_000_000, 2_000_000
+TARGETS = {"success": 0.90, "swapped_named": 0.75, "swapped_original": 0.15}
+ACTION_TOLERANCE = 0.25  # of an action's range [-1, 1], for the accuracy curve
+SHOWN = 2  # held-out episodes whose chunks and attention are drawn
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of everything a demo does."""
+
+    episodes: int = 400
+    steps: int = 3000
+    batch_size: int = 32
+    warmup: int = 100
+    lr: float = 1e-3
+    rollouts: int = 100  # per setting: trained, untrained, swapped
+    curve_points: int = 5  # checkpoints that are rolled out for the curve of success
+    curve_rollouts: int = 20
+    replan_every: int = 5
+    num_envs: int = 25
+    seed: int = 0
+
+
+FULL = Plan()
+QUICK = Plan(
+    episodes=24, steps=60, warmup=10, rollouts=8, curve_points=2, curve_rollouts=4, num_envs=8
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The evaluations of a demo. `swapped` was judged by both goals."""
+
+    trained: Evaluation
+    untrained: Evaluation
+    swapped: Evaluation
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Successes and episodes of each setting: what result.json holds."""
+        original = sum(bool(e.original_success) for e in self.swapped.episodes)
+        trials = len(self.swapped.episodes)
+        return {
+            "success": _count(self.trained),
+            "untrained": _count(self.untrained),
+            "swapped_original": {"k": original, "n": trials},
+            "swapped_named": _count(self.swapped),
+        }
+
+
+def run_demo(
+    output_dir: Path,
+    *,
+    quick: bool = False,
+    episodes: int | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+) -> int:
+    """Do all stages and leave result.json, report.html, policy/, dataset/, run/ and videos/ in
+    `output_dir`; what an earlier demo left there is replaced when this one is done.
+
+    quick: few of everything, in under two minutes; returns 1 if the losses didn't fall, else 0.
+    episodes, steps: other amounts than the plan's.
+    Raises ValueError if `output_dir` holds something that no demo made.
+    """
+    given = {"episodes": episodes, "steps": steps, "seed": seed}
+    plan = replace(QUICK if quick else FULL, **{k: v for k, v in given.items() if v is not None})
+    with replaced(output_dir) as folder:
+        fell = _stages(plan, folder)
+    print(f"\nreport: {output_dir / 'report.html'}")
+    if quick and not fell:
+        print("the losses did not fall: training is broken")
+        return 1
+    return 0
+
+
+def _stages(plan: Plan, folder: Path) -> bool:
+    """Everything between the command and its last line; whether the losses fell."""
+    start = time.perf_counter()
+    _heading(1, f"{plan.episodes} demonstrations of {ENV} by the scripted expert")
+    collect(ENV, plan.episodes, folder / "dataset", seed=plan.seed)
+
+    _heading(2, f"training a small π0 for {plan.steps} steps")
+    config = train_config(plan, folder)
+    untrained = untrained_policy(config)
+    train(config)
+    shutil.copytree(folder / "run" / "policy", folder / "policy")
+    policy = Policy.from_pretrained(folder / "policy")
+
+    _heading(3, f"rolling out on {plan.rollouts} unseen scenes per setting")
+    outcome = roll_out(plan, policy, untrained)
+
+    _heading(4, "report")
+    seconds = time.perf_counter() - start
+    result = {**outcome.counts(), "seconds": round(seconds, 1)}
+    (folder / RESULT).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_report(demo_report(plan, folder, policy, outcome, seconds), folder / "report.html")
+    print(summary(result))
+    return losses_fell(folder / "run")
+
+
+def _heading(number: int, text: str) -> None:
+    print(f"\n[{number}/4] {text}", flush=True)
+
+
+@contextmanager
+def replaced(final: Path) -> Iterator[Path]:
+    """A new folder to write into, which takes the place of `final` when the block ends well; until
+    then, and after an error, what an earlier demo left there stays.
+
+    Raises ValueError if `final` holds something that no demo made.
+    """
+    if final.exists() and not (final / RESULT).is_file() and (
+        not final.is_dir() or any(final.iterdir())
+    ):
+        raise ValueError(
+            f"{final} exists and isn't a demo's output (it has no {RESULT}), so it isn't replaced; "
+            "delete it or choose another --output-dir"
+        )  # fmt: skip
+    new, old = final.with_name(f"{final.name}.new"), final.with_name(f"{final.name}.old")
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    new.mkdir(parents=True)
+    yield new
+    if final.exists():
+        os.rename(final, old)
+    os.rename(new, final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+# --- training -------------------------------------------------------------------------------------
+
+
+def train_config(plan: Plan, folder: Path) -> TrainConfig:
+    """The run of a demo, in `folder`/run on `folder`/dataset."""
+    pretrained = Path(str(files("vla").joinpath(PRETRAINED)))
+    return TrainConfig(
+        output_dir=folder / "run",
+        model=PI0_SMALL,
+        data=DataConfig(root=folder / "dataset"),
+        init=pretrained if pretrained.is_dir() else None,
+        steps=plan.steps,
+        batch_size=plan.batch_size,
+        optim=OptimConfig(lr=plan.lr, warmup=plan.warmup, end_lr=plan.lr / 50),
+        seed=plan.seed,
+        log_every=max(1, plan.steps // 100),
+        eval_every=max(1, plan.steps // 10),
+        save_every=max(1, plan.steps // plan.curve_points),
+        keep=plan.curve_points + 1,
+    )
+
+
+def losses_fell(run: Path) -> bool:
+    """Whether the mean training loss of the last quarter of reports is below that of the first."""
+    _, losses = figures.read_metrics(run)["loss"]
+    quarter = max(1, len(losses) // 4)
+    return sum(losses[-quarter:]) < sum(losses[:quarter])
+
+
+# --- rollouts -------------------------------------------------------------------------------------
+
+
+def roll_out(plan: Plan, policy: Policy, untrained: Policy) -> Outcome:
+    """Evaluate on the same unseen scenes: trained, untrained, and with swapped instructions."""
+    seeds = range(UNSEEN, UNSEEN + plan.rollouts)
+
+    def run(name: str, policy: Policy, options: dict | None = None) -> Evaluation:
+        print(name, flush=True)
+        return evaluate(
+            policy,
+            ENV,
+            seeds,
+            num_envs=plan.num_envs,
+            replan_every=plan.replan_every,
+            options=options,
+            record=SHOWN,
+            progress=True,
+        )
+
+    return Outcome(
+        trained=run("trained", policy),
+        untrained=run("untrained", untrained),
+        swapped=run("trained, with swapped instructions", policy, {"swap": True}),
+    )
+
+
+def _count(evaluation: Evaluation) -> dict[str, int]:
+    total = evaluation.table.total
+    return {"k": total.k, "n": total.n}

@@ -1,0 +1,156 @@
+"""Checkpoints on disk: a folder per step, complete or absent.
+
+    checkpoints/200/  model.safetensors  optimiser.safetensors  …  state.json  manifest.json
+
+A checkpoint is written under a temporary name, flushed to the disk and renamed; a step's folder is
+never written into again. The manifest holds the size and SHA-256 of every other file, so damage is
+found before training goes on. All files are safetensors or JSON: reading them runs no code.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from backbone.weights import save_tensors
+
+__all__ = ["damage", "newest", "read_state", "read_tensors", "set_aside_damaged", "steps", "write"]
+
+MANIFEST = "manifest.json"
+STATE = "state.json"
+
+
+def write(
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+    *,
+    keep: int,
+    also: Callable[[Path], None] | None = None,
+) -> Path:
+    """Write `folder/<step>`, then delete all but the `keep` newest complete checkpoints.
+
+    tensors: one safetensors file per entry, by name. state: what JSON can hold. also: writes more
+    files into the folder that it is given. Returns the checkpoint's folder.
+    Raises FileExistsError if the step is there already, OSError if it could not be written (a full
+    disk, say); then nothing of it stays and older checkpoints are as they were.
+    """
+    final, temporary = folder / str(step), folder / f".{step}.tmp"
+    if final.exists():
+        raise FileExistsError(f"{final} exists; a checkpoint is never overwritten, delete it first")
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed while writing
+    try:
+        temporary.mkdir()
+        for name, values in tensors.items():
+            save_tensors(values, temporary / f"{name}.safetensors")
+        if also is not None:
+            also(temporary)
+        (temporary / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
+        files = [path for path in sorted(temporary.rglob("*")) if path.is_file()]
+        manifest = {str(path.relative_to(temporary)): _seal(path) for path in files}
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+        for path in (temporary, *temporary.rglob("*")):
+            _flush(path)
+        os.rename(temporary, final)
+        _flush(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        kept = newest(folder)
+        raise OSError(
+            f"could not write checkpoint {step} in {folder}: {error}. "
+            + (f"The newest complete one is {kept}" if kept else "There is no earlier one")
+            + "; make room or choose another output_dir, then resume"
+        ) from error
+    for old in [s for s in steps(folder) if _looks_complete(folder / str(s))][:-keep]:
+        shutil.rmtree(folder / str(old))
+    return final
+
+
+def steps(folder: Path) -> list[int]:
+    """Steps that have a checkpoint, ascending; whether they are whole is not looked at."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal() and p.is_dir())
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest undamaged checkpoint, or None."""
+    for step in reversed(steps(folder)):
+        if damage(folder / str(step)) is None:
+            return folder / str(step)
+    return None
+
+
+def set_aside_damaged(folder: Path) -> list[str]:
+    """Rename damaged checkpoints that are newer than the newest whole one to `<step>.damaged`.
+
+    Training will pass their steps again and needs the names. Returns what was wrong with each.
+    """
+    reasons = []
+    for step in reversed(steps(folder)):
+        path = folder / str(step)
+        if (reason := damage(path)) is None:
+            break
+        aside = path.with_name(f"{step}.damaged")
+        shutil.rmtree(aside, ignore_errors=True)
+        os.rename(path, aside)
+        reasons.append(f"checkpoint {path}: {reason}; renamed to {aside.name}")
+    return reasons
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint's files, or None: every file is there, as it was written."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing"
+    except ValueError:
+        return f"{MANIFEST} is not JSON"
+    for name, expected in manifest.items():
+        if not (path / name).is_file():
+            return f"{name} is missing"
+        if _seal(path / name) != expected:
+            return f"{name} is not as it was written"
+    return None if STATE in manifest else f"{MANIFEST} lists no {STATE}"
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The JSON state of a checkpoint."""
+    return json.loads((path / STATE).read_text(encoding="utf-8"))
+
+
+def read_tensors(path: Path, name: str) -> dict[str, Tensor]:
+    """The tensors of one file of a checkpoint, on the CPU."""
+    return load_file(path / f"{name}.safetensors")
+
+
+def _looks_complete(path: Path) -> bool:
+    """Sizes only: hashing every old checkpoint at each save would take minutes at 3B."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        return all((path / name).stat().st_size == seal[0] for name, seal in manifest.items())
+    except (OSError, ValueError):
+        return False
+
+
+def _seal(path: Path) -> list[Any]:
+    with path.open("rb") as file:
+        return [path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()]
+
+
+def _flush(path: Path) -> None:
+    """Have the system write a file, or a folder's list of names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

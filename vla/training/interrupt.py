@@ -1,0 +1,46 @@
+"""Stop between two updates when asked to, so that a checkpoint can be saved."""
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+__all__ = ["Interrupt"]
+
+TERMINATED_STATUS = 128 + signal.SIGTERM  # what shells and schedulers expect of a stopped process
+
+
+class Interrupt:
+    """Inside the block, the first SIGTERM or Ctrl-C only sets `asked`; a second one stops at once.
+
+    Outside the main thread, where Python allows no handlers, nothing changes.
+    """
+
+    def __init__(self) -> None:
+        self._signal: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    @property
+    def asked(self) -> bool:
+        return self._signal is not None
+
+    def finish(self) -> None:
+        """Stop the process the way the signal would have: KeyboardInterrupt, or exit status 143."""
+        if self._signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(TERMINATED_STATUS)
+
+    def __enter__(self) -> "Interrupt":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            self.finish()
+        self._signal = number

@@ -1,0 +1,42 @@
+"""What a training loop needs to know about the thing it trains, and nothing more."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+__all__ = ["Job", "Microbatch"]
+
+
+@dataclass(frozen=True)
+class Microbatch:
+    """Inputs of one forward pass.
+
+    inputs: what `model(*inputs)` takes; each has `.to(device)`. size: number of samples, the weight
+    of its mean loss among an update's micro-batches. samples: their names, for error messages.
+    """
+
+    inputs: tuple[Any, ...]
+    size: int
+    samples: Sequence[Any] = ()
+
+
+@dataclass(frozen=True)
+class Job:
+    """A model and its data.
+
+    model: `model(*microbatch.inputs)` is a loss, a scalar, the mean over the micro-batch's samples.
+    batch: the micro-batches of a step (counted from 0), a pure function: asked twice, it gives the
+    same. That is what makes resuming exact, and lets worker processes prepare steps ahead.
+    save: writes the result into an empty folder, with the weights that the model has by then.
+    held_out: micro-batches of the validation loss, the same at every call; None for no validation.
+    result: name of the result's folder.
+    """
+
+    model: nn.Module
+    batch: Callable[[int], Sequence[Microbatch]]
+    save: Callable[[Path], None]
+    held_out: Callable[[], Iterable[Microbatch]] | None = None
+    result: str = "policy"

@@ -1,0 +1,96 @@
+"""What a run reports: a line of JSON, TensorBoard and a progress bar."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+__all__ = ["METRICS", "Log", "Window"]
+
+METRICS = "metrics.jsonl"
+
+
+class Window:
+    """Running means since the last report, and the speed. `sums` is saved with a checkpoint."""
+
+    def __init__(self, sums: Mapping[str, float] | None = None):
+        self.sums: dict[str, float] = dict(sums or {})
+        self._samples, self._seconds = 0, 0.0
+
+    def add(self, values: Mapping[str, float], samples: int, seconds: float) -> None:
+        """One update: its values, how many samples it saw and how long it took."""
+        for name, value in {**values, "updates": 1}.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self._samples += samples
+        self._seconds += seconds
+
+    def means(self) -> dict[str, float]:
+        """Mean of each value, and samples_per_second of the updates since the start of the window
+        or of the process."""
+        updates = self.sums["updates"]
+        means = {name: total / updates for name, total in self.sums.items() if name != "updates"}
+        return means | {"samples_per_second": self._samples / max(self._seconds, 1e-9)}
+
+
+class Log:
+    """Writes `metrics.jsonl`, one line per report, and TensorBoard events under `tensorboard/`.
+
+    start: updates already made. Lines of later steps, left by a killed run, are cut off.
+    The progress bar shows on a terminal only; elsewhere each report is one line on stderr.
+    """
+
+    def __init__(self, folder: Path, *, start: int, steps: int, tensorboard: bool):
+        folder.mkdir(parents=True, exist_ok=True)
+        _cut(folder / METRICS, start)
+        self._file = (folder / METRICS).open("a", encoding="utf-8")
+        self._board = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+        self._bar = tqdm(total=steps, initial=start, unit="step", disable=None, file=sys.stderr)
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._bar.close()
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+    def advance(self) -> None:
+        """One update is done."""
+        self._bar.update()
+
+    def report(self, step: int, values: Mapping[str, float]) -> None:
+        """Record values after `step` updates."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+        short = {name: f"{value:.4g}" for name, value in values.items()}
+        if self._bar.disable:
+            self.say(f"step {step}: " + ", ".join(f"{k} {v}" for k, v in short.items()))
+        else:
+            self._bar.set_postfix(short)
+
+    def say(self, line: str) -> None:
+        """Print a line without breaking the progress bar."""
+        tqdm.write(line, file=sys.stderr)
+
+
+def _cut(path: Path, step: int) -> None:
+    """Keep only whole lines up to `step`."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [s for s in lines if s.endswith("\n") and json.loads(s)["step"] <= step]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,213 @@
+"""Training, start to end: batches → model → optimiser → steps → checkpoints → result."""
+
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from vla.config import RunConfig, as_dict, save_config
+from vla.training import checkpoint
+from vla.training.ema import Ema
+from vla.training.interrupt import Interrupt
+from vla.training.job import Job, Microbatch
+from vla.training.log import Log, Window
+from vla.training.optimiser import freeze, make_optimiser, set_learning_rate
+from vla.training.state import TrainState
+from vla.training.update import freeze_unused, update, validation_loss
+
+__all__ = ["train"]
+
+# Fields that may differ between a checkpoint's run and the one that goes on from it.
+FREE_ON_RESUME = {"output_dir", "steps", "device", "workers", "keep", "tensorboard"} | {
+    f"{what}_every" for what in ("log", "eval", "save")
+}
+WORKER_TIMEOUT = 300  # seconds without a batch before a worker counts as hung
+
+
+def train(config: RunConfig, *, resume: bool = False) -> Path:
+    """Run what `config` describes and return the folder of the result.
+
+    Writes into `config.output_dir`: config.json, metrics.jsonl, tensorboard/, checkpoints/<step>/
+    and the result, e.g. policy/ (averaged weights where `config.ema` is set; every checkpoint holds
+    its own). With `resume` it goes on from the newest whole checkpoint, if there is one, and makes
+    the updates that a run without a break would have made; without, a folder that has checkpoints
+    is refused.
+
+    SIGTERM and Ctrl-C save a checkpoint after the running update, then stop the process.
+    Raises ValueError if the loss or gradient is not finite (before the update), OSError if a
+    checkpoint cannot be written.
+    """
+    folder = Path(config.output_dir)
+    checkpoints = folder / "checkpoints"
+    if not resume and (steps := checkpoint.steps(checkpoints)):
+        raise ValueError(
+            f"{folder} already holds a run with a checkpoint of step {steps[-1]}; "
+            "add --resume to go on, or choose another output_dir"
+        )
+    device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    torch.manual_seed(config.seed)
+    job = config.job()
+    model = job.model.to(device).train()
+    freeze(model, config.freeze)
+    unused = freeze_unused(model, job.batch(0), device, config.precision)
+    optimiser = make_optimiser(model, config.optim)
+    ema = None if config.ema is None else Ema(model, config.ema, ramp=config.ema_ramp)
+    state = TrainState(model, optimiser, ema)
+    start, window = _resume(state, config, checkpoints) if resume else (0, Window())
+    folder.mkdir(parents=True, exist_ok=True)
+    save_config(config, folder / "config.json")
+
+    def save(step: int) -> Path:
+        path = checkpoints / str(step)
+        if path.exists():
+            return path
+
+        def result(inside: Path) -> None:
+            (inside / job.result).mkdir()
+            with _averaged(ema):
+                job.save(inside / job.result)
+
+        saved = {"step": step, "window": window.sums, "config": as_dict(config)}
+        return checkpoint.write(
+            checkpoints, step, state.tensors(), saved, keep=config.keep, also=result
+        )
+
+    with (
+        Interrupt() as interrupt,
+        Log(folder, start=start, steps=config.steps, tensorboard=config.tensorboard) as log,
+    ):
+        if unused:
+            log.say(f"left out of training, no gradient reaches them: {', '.join(unused)}")
+        began = time.perf_counter()
+        for step, microbatches in _prepared(job, config, start):
+            rate = set_learning_rate(optimiser, config.optim, step, config.steps)
+            loss, norm = update(
+                model,
+                optimiser,
+                microbatches,
+                step=step,
+                device=device,
+                precision=config.precision,
+                clip=config.optim.clip,
+            )
+            if ema is not None:
+                ema.update(step)
+            done = step + 1
+            seconds = time.perf_counter() - began
+            window.add({"loss": loss, "grad_norm": norm}, config.batch_size, seconds)
+
+            values = {}
+            if done % config.log_every == 0 or done == config.steps:
+                values |= {**window.means(), "lr": rate}
+                window = Window()
+            if job.held_out and (done % config.eval_every == 0 or done == config.steps):
+                with _averaged(ema):
+                    values["validation_loss"] = validation_loss(
+                        model, job.held_out(), device, config.precision
+                    )
+            log.advance()
+            if values:
+                log.report(done, values)
+            if done % config.save_every == 0 or done == config.steps or interrupt.asked:
+                path = save(done)
+                if interrupt.asked and done < config.steps:
+                    log.say(f"stopped after step {done}, saved {path}; add --resume to go on")
+                    interrupt.finish()
+            began = time.perf_counter()
+        return _publish(save(config.steps) / job.result, folder / job.result)
+
+
+class _Steps(Dataset):
+    """Item k is what step k trains on, so that worker processes prepare whole steps ahead."""
+
+    def __init__(self, job: Job):
+        self.batch = job.batch
+
+    def __getitem__(self, step: int) -> Sequence[Microbatch]:
+        return self.batch(step)
+
+
+def _prepared(
+    job: Job, config: RunConfig, start: int
+) -> Iterator[tuple[int, Sequence[Microbatch]]]:
+    steps = range(start, config.steps)
+    loader = DataLoader(
+        _Steps(job),
+        sampler=steps,
+        batch_size=None,
+        collate_fn=_unchanged,
+        num_workers=config.workers,
+        timeout=WORKER_TIMEOUT if config.workers else 0,
+        generator=torch.Generator(),  # the loader would draw from the global one otherwise
+    )
+    return zip(steps, loader, strict=True)
+
+
+def _unchanged(microbatches: Sequence[Microbatch]) -> Sequence[Microbatch]:
+    return microbatches
+
+
+def _averaged(ema: Ema | None):
+    return nullcontext() if ema is None else ema.applied()
+
+
+def _resume(state: TrainState, config: RunConfig, checkpoints: Path) -> tuple[int, Window]:
+    for reason in checkpoint.set_aside_damaged(checkpoints):
+        print(reason, flush=True)
+    path = checkpoint.newest(checkpoints)
+    if path is None:
+        return 0, Window()
+    saved = checkpoint.read_state(path)
+    _check_same(saved["config"], as_dict(config), path)
+    if saved["step"] > config.steps:
+        raise ValueError(
+            f"{path} is past the {config.steps} steps of this run; raise steps, or train anew "
+            "in another output_dir"
+        )
+    files = {
+        file.stem: checkpoint.read_tensors(path, file.stem) for file in path.glob("*.safetensors")
+    }
+    state.fill(files, str(path))
+    return saved["step"], Window(saved["window"])
+
+
+def _check_same(saved: dict, now: dict, path: Path) -> None:
+    before, after = _flat(saved), _flat(now)
+    changed = [
+        f"{name}: {before.get(name, 'absent')} then, {after.get(name, 'absent')} now"
+        for name in sorted(before.keys() | after.keys())
+        if name not in FREE_ON_RESUME and before.get(name) != after.get(name)
+    ]
+    if changed:
+        raise ValueError(
+            f"{path} was written by a run with another config; {'; '.join(changed)}. "
+            "Give the same values to go on, or choose another output_dir"
+        )
+
+
+def _flat(values: dict, prefix: str = "") -> dict:
+    flat = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _publish(source: Path, target: Path) -> Path:
+    """Copy a folder so that `target` is replaced whole."""
+    new, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    shutil.copytree(source, new)
+    if target.exists():
+        os.rename(target, old)
+    os.rename(new, target)
+    shutil.rmtree(old, ignore_errors=True)
+    return target
