@@ -71,7 +71,8 @@ class DataConfig:
     cache: bool = True  # decode all pictures once and keep them in memory; False: decode as needed
     cache_gb: float = 4.0  # most memory that the cache may take, 10⁹ bytes
     allow_short_episodes: bool = False  # take episodes shorter than the horizon
-    tokenizer: Path | None = None  # folder or SentencePiece file; None: the small one shipped here
+    tokenizer: Path | None = None  # folder or SentencePiece file; None: init's, or the small one
+    prompt_length: int = 48  # tokens that an instruction may take, BOS and newline included
 
     def __post_init__(self):
         if not 0 <= self.held_out < 1:

@@ -10,17 +10,22 @@ from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
-from envs.types import Episode
+import torch
+
+from backbone.pretrained import load_pretrained
 from vla.config import DataConfig, OptimConfig, TrainConfig
 from vla.data.collect import collect
+from vla.data.dataset import open_dataset
 from vla.data.demonstrations import Demonstrations, split
 from vla.evaluation import figures
 from vla.evaluation.evaluate import Evaluation, evaluate
+from vla.evaluation.intervals import wilson
 from vla.evaluation.report import Curves, Report, Result, Video, write_report
 from vla.evaluation.svg import Series
 from vla.evaluation.table import success_row
-from vla.pi0 import PI0_SMALL
+from vla.pi0 import PI0_SMALL, Pi0
 from vla.policy import Policy
+from vla.training import checkpoint
 from vla.training.loop import train
 
 ENV = "Tabletop-easy-v0"
@@ -30,6 +35,9 @@ RESULT = "result.json"  # also what marks a folder as a demo's output
 UNSEEN, CURVE = 1_000_000, 2_000_000
 TARGETS = {"success": 0.90, "swapped_named": 0.75, "swapped_original": 0.15}
 ACTION_TOLERANCE = 0.25  # of an action's range [-1, 1], for the accuracy curve
+ITEMS = 200  # about so many held-out observations
+ACTION_NAMES = ("dx", "dy", "grip")
+SIGNS = {"success": "≥", "untrained": "", "swapped_original": "≤", "swapped_named": "≥"}
 SHOWN = 2  # held-out episodes whose chunks and attention are drawn
 
 
@@ -54,26 +62,6 @@ FULL = Plan()
 QUICK = Plan(
     episodes=24, steps=60, warmup=10, rollouts=8, curve_points=2, curve_rollouts=4, num_envs=8
 )
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The evaluations of a demo. `swapped` was judged by both goals."""
-
-    trained: Evaluation
-    untrained: Evaluation
-    swapped: Evaluation
-
-    def counts(self) -> dict[str, dict[str, int]]:
-        """Successes and episodes of each setting: what result.json holds."""
-        original = sum(bool(e.original_success) for e in self.swapped.episodes)
-        trials = len(self.swapped.episodes)
-        return {
-            "success": _count(self.trained),
-            "untrained": _count(self.untrained),
-            "swapped_original": {"k": original, "n": trials},
-            "swapped_named": _count(self.swapped),
-        }
 
 
 def run_demo(
@@ -103,28 +91,30 @@ def run_demo(
 
 
 def _stages(plan: Plan, folder: Path) -> bool:
-    """Everything between the command and its last line; whether the losses fell."""
+    """Everything between the command and its last lines; whether the losses fell."""
     start = time.perf_counter()
     _heading(1, f"{plan.episodes} demonstrations of {ENV} by the scripted expert")
     collect(ENV, plan.episodes, folder / "dataset", seed=plan.seed)
 
-    _heading(2, f"training a small π0 for {plan.steps} steps")
+    _heading(2, f"a small π0 learns from them, {plan.steps} steps")
     config = train_config(plan, folder)
-    untrained = untrained_policy(config)
-    train(config)
-    shutil.copytree(folder / "run" / "policy", folder / "policy")
+    shutil.copytree(train(config), folder / "policy")
     policy = Policy.from_pretrained(folder / "policy")
 
-    _heading(3, f"rolling out on {plan.rollouts} unseen scenes per setting")
+    _heading(3, f"rollouts in {plan.rollouts} unseen scenes, three times")
+    untrained = untrained_policy(config, policy)
     outcome = roll_out(plan, policy, untrained)
 
     _heading(4, "report")
+    held_out = held_out_demonstrations(config)
+    curves = (figures.loss_curves(config.output_dir), progress(plan, config, untrained, held_out))
     seconds = time.perf_counter() - start
     result = {**outcome.counts(), "seconds": round(seconds, 1)}
     (folder / RESULT).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    write_report(demo_report(plan, folder, policy, outcome, seconds), folder / "report.html")
+    report = demo_report(plan, folder, policy, outcome, curves, held_out, seconds)
+    write_report(report, folder / "report.html")
     print(summary(result))
-    return losses_fell(folder / "run")
+    return losses_fell(config.output_dir)
 
 
 def _heading(number: int, text: str) -> None:
@@ -138,8 +128,10 @@ def replaced(final: Path) -> Iterator[Path]:
 
     Raises ValueError if `final` holds something that no demo made.
     """
-    if final.exists() and not (final / RESULT).is_file() and (
-        not final.is_dir() or any(final.iterdir())
+    if (
+        final.exists()
+        and not (final / RESULT).is_file()
+        and (not final.is_dir() or any(final.iterdir()))
     ):
         raise ValueError(
             f"{final} exists and isn't a demo's output (it has no {RESULT}), so it isn't replaced; "
@@ -178,6 +170,32 @@ def train_config(plan: Plan, folder: Path) -> TrainConfig:
     )
 
 
+def untrained_policy(config: TrainConfig, trained: Policy) -> Policy:
+    """What `trained` was before its first step: the pretrained backbone, if any, and an expert with
+    random weights."""
+    torch.manual_seed(config.seed)
+    model = Pi0(config.model)
+    if config.init is not None:
+        model.backbone.load_state_dict(load_pretrained(config.init)[0].state_dict())
+    return Policy(model, trained.processor)
+
+
+def held_out_demonstrations(config: TrainConfig) -> Demonstrations:
+    """The episodes that training kept apart."""
+    total = len(open_dataset(config.data.root).episodes)
+    _, held_out = split(total, config.data.held_out, config.seed)
+    model = config.model
+    return Demonstrations(
+        config.data.root,
+        model.expert.horizon,
+        config.data.cameras,
+        model.backbone.vision.resolution,
+        held_out,
+        allow_short_episodes=True,
+        progress=False,
+    )
+
+
 def losses_fell(run: Path) -> bool:
     """Whether the mean training loss of the last quarter of reports is below that of the first."""
     _, losses = figures.read_metrics(run)["loss"]
@@ -212,6 +230,28 @@ def roll_out(plan: Plan, policy: Policy, untrained: Policy) -> Outcome:
     )
 
 
-def _count(evaluation: Evaluation) -> dict[str, int]:
-    total = evaluation.table.total
-    return {"k": total.k, "n": total.n}
+def progress(
+    plan: Plan, config: TrainConfig, untrained: Policy, held_out: Demonstrations
+) -> Curves:
+    """Success in scenes of their own and action accuracy, at step 0 and at every checkpoint."""
+    items = [held_out[i] for i in range(0, len(held_out), max(1, len(held_out) // ITEMS))]
+    folder = config.output_dir / "checkpoints"
+    steps, success, accuracy = [0, *checkpoint.steps(folder)], [], []
+    for step in steps:
+        policy = Policy.from_pretrained(folder / str(step) / "policy") if step else untrained
+        accuracy.append(figures.chunk_accuracy(policy, items, ACTION_TOLERANCE))
+        scenes = range(CURVE, CURVE + plan.curve_rollouts)
+        total = evaluate(
+            policy, ENV, scenes, num_envs=plan.num_envs, replan_every=plan.replan_every
+        ).table.total
+        success.append(total.rate)
+        print(f"step {step}: success {total.k}/{total.n}, actions {accuracy[-1]:.0%}", flush=True)
+    series = (
+        Series("episodes solved", steps, success, colour=1, points=True),
+        Series("actions like the expert's", steps, accuracy, colour=3, dashed=True, points=True),
+    )
+    note = (
+        f"Success in {plan.curve_rollouts} scenes used for nothing else; actions of held-out "
+        f"episodes within {ACTION_TOLERANCE} of the expert's in every dimension."
+    )
+    return Curves(series, "Accuracy", note, "share", percent=True)

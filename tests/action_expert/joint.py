@@ -1,7 +1,7 @@
-"""The paper's form of π0, as plain as possible: one pass over prefix and suffix with two sets of weights.
+"""The paper's form of π0, as plain as possible: one pass over both halves, two sets of weights.
 
 Every token is there in every layer; keys and values of both halves meet in one softmax. It shares
-the parameters of our `Pi0`, not its attention, masks, norms or cache. Slow, and only for comparison.
+the parameters of our `Pi0`, not its attention, masks, norms or cache. Only for comparison.
 """
 
 import torch
@@ -70,7 +70,7 @@ def norm(x: Tensor, module: nn.Module) -> Tensor:
 
 
 def turn(x: Tensor, position: Tensor) -> Tensor:
-    """Rotary positions as complex numbers: pair (j, j + H/2) times exp(i · position · 10000^(−2j/H))."""
+    """Rotary positions: the complex pair (j, j + H/2) times exp(i · position · 10000^(−2j/H))."""
     half = x.shape[-1] // 2
     frequency = 10_000.0 ** (-torch.arange(half, dtype=x.dtype) / half)
     angle = position[:, :, None, None].to(x.dtype) * frequency

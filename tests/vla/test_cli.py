@@ -4,7 +4,6 @@ import json
 import resource
 import subprocess
 import sys
-import types
 
 import pytest
 
@@ -110,12 +109,8 @@ def test_an_argument_that_no_command_takes_is_refused(capsys):
 
 def test_train_hands_unknown_options_to_the_config(monkeypatch):
     seen = {}
-    config = types.ModuleType("vla.config")
-    loop = types.ModuleType("vla.training.loop")
-    config.load_config = lambda path, overrides: seen.update(path=path, overrides=overrides)
-    loop.train = lambda config, resume: seen.update(resume=resume)
-    monkeypatch.setitem(sys.modules, "vla.config", config)
-    monkeypatch.setitem(sys.modules, "vla.training.loop", loop)
+    monkeypatch.setattr("vla.config.load_config", lambda p, o: seen.update(path=p, overrides=o))
+    monkeypatch.setattr("vla.training.loop.train", lambda c, resume: seen.update(resume=resume))
     with pytest.raises(SystemExit, match="0"):
         cli.main(["train", "tiny.py", "--steps", "20", "--resume", "--optim.lr", "1e-4"])
     assert str(seen["path"]) == "tiny.py"

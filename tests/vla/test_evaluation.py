@@ -1,12 +1,15 @@
 """Evaluation of policies whose success is known beforehand."""
 
 import json
+from typing import cast
 
 import numpy as np
 import pytest
 
 from envs.experts import ExpertPolicy, RandomPolicy
 from envs.make import make
+from envs.tabletop.goal import Goal
+from envs.tabletop.world import Tabletop
 from envs.types import TASK, Episode
 from vla.evaluation.evaluate import evaluate, instruction_kind, save_evaluation, write_video
 
@@ -25,10 +28,11 @@ def test_the_expert_succeeds_and_chance_does_not():
 @pytest.mark.parametrize("level", ["Tabletop-easy-v0", "Tabletop-v0"])
 def test_the_kind_of_an_instruction_is_that_of_the_goal(level):
     env = make(level, image_size=8)
+    world = cast(Tabletop, env.unwrapped)
     for seed in range(150):
         observation, _ = env.reset(seed=seed)
         episode = Episode(level, seed, observation[TASK], True, 1, 1.0)
-        assert instruction_kind(episode) == KINDS[env.unwrapped.goal.kind]
+        assert instruction_kind(episode) == KINDS[cast(Goal, world.goal).kind]
     env.close()
 
 

@@ -8,12 +8,13 @@ stay as they are.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from backbone.gemma import Attention, at_least_float32, rotate
+from backbone.gemma import Attention, Block, at_least_float32, rotate
 from vla.batch import Batch
 from vla.pi0 import Pi0
 
@@ -44,7 +45,7 @@ def attention_maps(
     noise: float32 [B, H, A], drawn when not given, as in `Pi0.sample_actions`.
     Raises ValueError for a layer that the expert doesn't have.
     """
-    blocks = model.expert.gemma.blocks
+    blocks = cast(list[Block], model.expert.gemma.blocks)
     chosen = range(len(blocks)) if layers is None else layers
     if not all(0 <= i < len(blocks) for i in chosen):
         raise ValueError(f"expected layers from 0 to {len(blocks) - 1}, got {list(chosen)}")

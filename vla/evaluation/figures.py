@@ -39,7 +39,9 @@ def loss_curves(run: Path) -> Curves:
     note = "Mean squared error of the predicted velocity."
     if "validation_loss" in metrics:
         series += (Series("held-out episodes", *metrics["validation_loss"], colour=2, points=True),)
-        note += " The faint line is each report of the training loss, the firm one its running mean."
+        note += (
+            " The faint line is each report of the training loss, the firm one its running mean."
+        )
     return Curves(series, "Flow-matching loss", note, "loss")
 
 
@@ -58,7 +60,7 @@ def chunk_accuracy(policy: Policy, items: Sequence[Item], tolerance: float) -> f
 
 
 def chunks(policy: Policy, items: Sequence[Item]) -> tuple[Chunk, ...]:
-    """The policy's chunk beside the expert's, for each of `items`, from the policy's first noise."""
+    """The policy's chunk beside the expert's, for each of `items`, from its first noise."""
     policy.reset()
     predicted = policy.act_batch([observation(item) for item in items])
     return tuple(

@@ -24,8 +24,8 @@ class Series:
     """
 
     name: str
-    x: Sequence[float]
-    y: Sequence[float]
+    x: Sequence[float] | np.ndarray
+    y: Sequence[float] | np.ndarray
     colour: int = 1
     faint: bool = False
     dashed: bool = False

@@ -71,6 +71,7 @@ def train(config: RunConfig, *, resume: bool = False) -> Path:
             (inside / job.result).mkdir()
             with _averaged(ema):
                 job.save(inside / job.result)
+            model.train()  # saving may have put it into its mode for use
 
         saved = {"step": step, "window": window.sums, "config": as_dict(config)}
         return checkpoint.write(

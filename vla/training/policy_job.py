@@ -1,0 +1,144 @@
+"""A π0 trained on demonstrations: dataset → samples → batches with their noise → a policy folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from action_expert.flow import sample_time
+from backbone import pretrained
+from backbone.tokenizer import Tokenizer
+from backbone.weights import load_weights
+from vla import policy_config
+from vla.config import TrainConfig
+from vla.data.dataset import open_dataset
+from vla.data.demonstrations import Demonstrations, split
+from vla.data.stats import norm_stats
+from vla.pi0 import Pi0
+from vla.policy import WEIGHTS, Policy
+from vla.policy_config import PolicyConfig
+from vla.processor import Processor
+from vla.training.job import Job, Microbatch
+from vla.training.sampler import (
+    TRAIN_NOISE,
+    VALIDATION_NOISE,
+    draw,
+    positions,
+    sample_indices,
+)
+
+__all__ = ["load_init", "policy_job"]
+
+
+def policy_job(config: TrainConfig) -> Job:
+    """Open the data, build the model and start it from `config.init`.
+
+    Statistics come from the training episodes alone.
+    Raises ValueError or FileNotFoundError, saying what to change, if data, model and `init` do not
+    fit each other.
+    """
+    data, sizes = config.data, config.model
+    model = Pi0(sizes)
+    if config.init is not None:
+        load_init(model, config.init)
+    dataset = open_dataset(data.root)
+    chosen, held_out = split(len(dataset.episodes), data.held_out, config.seed)
+    training = _demonstrations(config, chosen)
+    validation = _demonstrations(config, held_out) if held_out else None
+    processor = Processor(
+        PolicyConfig(
+            model=sizes,
+            cameras=training.cameras,
+            state_dim=training.state_dim,
+            action_dim=training.action_dim,
+            prompt_length=data.prompt_length,
+        ),
+        norm_stats(dataset, chosen),
+        _tokenizer(config),
+    )
+    chunk = (config.draws, sizes.expert.horizon, sizes.expert.action_dim)
+    each = config.batch_size // config.accumulate
+
+    def microbatch(
+        source: Demonstrations, indices: Sequence[int], where: Sequence[int], purpose: int
+    ) -> Microbatch:
+        items = [source[i] for i in indices]
+        noise, uniform = draw(config.seed, where, chunk, purpose=purpose)
+        t = sample_time(torch.from_numpy(uniform)).float()
+        names = [f"episode {item['episode']} frame {item['frame']}" for item in items]
+        return Microbatch((processor.collate(items), torch.from_numpy(noise), t), len(items), names)
+
+    def batch(step: int) -> list[Microbatch]:
+        where = positions(step, config.batch_size)
+        indices = sample_indices(config.seed, where, len(training))
+        return [
+            microbatch(training, indices[i : i + each], where[i : i + each], TRAIN_NOISE)
+            for i in range(0, config.batch_size, each)
+        ]
+
+    def validation_batches() -> Iterator[Microbatch]:
+        assert validation is not None
+        count = min(len(validation), config.eval_batches * config.batch_size)
+        indices = np.linspace(0, len(validation) - 1, count).round().astype(int).tolist()
+        for i in range(0, count, each):
+            where = range(i, min(i + each, count))
+            yield microbatch(validation, indices[i : i + each], where, VALIDATION_NOISE)
+
+    return Job(
+        model=model,
+        batch=batch,
+        save=Policy(model, processor).save_pretrained,
+        held_out=validation_batches if validation is not None else None,
+    )
+
+
+def load_init(model: Pi0, folder: Path) -> None:
+    """Fill `model` from a policy's folder, or only its backbone from a PaliGemma's.
+
+    Raises FileNotFoundError if there is neither, ValueError if sizes differ.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"init {folder} is not a model: {path} is missing; give the folder of a policy or of a "
+            "PaliGemma, or leave init out to start from random weights"
+        )
+    kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
+    if kind == policy_config.MODEL_TYPE:
+        saved, ours = PolicyConfig.load(path).model, model.config
+        target = model
+    elif kind == pretrained.MODEL_TYPE:
+        saved, ours = pretrained.read_config(folder), model.config.backbone
+        target = model.backbone
+    else:
+        known = f"{policy_config.MODEL_TYPE!r} or {pretrained.MODEL_TYPE!r}"
+        raise ValueError(f"init {folder} has model_type {kind!r}, expected {known}")
+    if saved != ours:
+        raise ValueError(
+            f"init {folder} has other sizes than the config's model: {saved} there, {ours} here; "
+            "make them equal"
+        )
+    load_weights(target, folder / WEIGHTS)
+
+
+def _demonstrations(config: TrainConfig, episodes: list[int]) -> Demonstrations:
+    data, sizes = config.data, config.model
+    return Demonstrations(
+        data.root,
+        sizes.expert.horizon,
+        data.cameras,
+        sizes.backbone.vision.resolution,
+        episodes,
+        cache=data.cache,
+        cache_gb=data.cache_gb,
+        allow_short_episodes=data.allow_short_episodes,
+    )
+
+
+def _tokenizer(config: TrainConfig) -> Tokenizer:
+    source = config.data.tokenizer or config.init
+    return Tokenizer.small() if source is None else Tokenizer.from_pretrained(source)
