@@ -21,7 +21,9 @@ MAX_PERIOD = 4.0
 
 @dataclass(frozen=True)
 class ActionExpertConfig:
-    """Sizes of the expert. `gemma` must share depth, heads and head size with the backbone's Gemma."""
+    """Sizes of the expert. `gemma` must share depth, heads and head size with the backbone's
+    Gemma.
+    """
 
     gemma: GemmaConfig
     state_dim: int = 32
@@ -33,16 +35,16 @@ def time_embedding(t: Tensor, width: int) -> Tensor:
     """Sines then cosines of 2π·t/period over geometric periods, float [B, width], of t [B]."""
     fraction = torch.linspace(0, 1, width // 2, dtype=t.dtype, device=t.device)
     period = MIN_PERIOD * (MAX_PERIOD / MIN_PERIOD) ** fraction
-    angle = 2 * math.pi * t[:, None] / period
+    angle = t[:, None] * (2 * math.pi / period)  # in openpi's order: float32 rounds here
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
 class ActionExpert(nn.Module):
     """Noisy actions, their time, the robot's state and a prefix cache in; a velocity out.
 
-    The suffix is [state, action 1 … action H]. The state opens one block, the actions share the next:
-    the state sees the prefix, the actions see prefix, state and one another, and the prefix sees
-    none of them, which is why a cache can stand for it exactly.
+    The suffix is [state, action 1 … action H]. The state opens one block, the actions share the
+    next: the state sees the prefix, the actions see prefix, state and one another, and the prefix
+    sees none of them, which is why a cache can stand for it exactly.
     """
 
     def __init__(self, config: ActionExpertConfig):
@@ -68,7 +70,8 @@ class ActionExpert(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor, state: Tensor, cache: KVCache) -> Tensor:
         """Velocity at x_t.
 
-        x_t: float32 [B, H, A]. t: float32 [B] in (0, 1], 1 = noise. state: float32 [B, S], normalised.
+        x_t: float32 [B, H, A]. t: float32 [B] in (0, 1], 1 = noise. state: float32 [B, S],
+        normalised.
         cache: the prefix, with as many layers as this expert. Returns float32 [B, H, A].
         """
         x = self.embed_suffix(x_t, t, state)

@@ -39,8 +39,8 @@ def target_velocity(actions: Tensor, noise: Tensor) -> Tensor:
 def flow_loss(velocity: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     """Squared error, averaged over a row's real action steps, then over rows; a scalar.
 
-    velocity, target: float [..., H, A]. valid: bool [..., H], False for steps past the episode's end,
-    which openpi and LeRobot count in. Rows without a real step count as zero.
+    velocity, target: float [..., H, A]. valid: bool [..., H], False for steps past the episode's
+    end, which openpi and LeRobot count in. Rows without a real step count as zero.
     """
     error = (velocity - target).square().mean(-1) * valid
     return (error.sum(-1) / valid.sum(-1).clamp(min=1)).mean()

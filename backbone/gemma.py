@@ -1,8 +1,8 @@
 """Gemma 1: the decoder used at two sizes, as the language model and as the action expert.
 
 Letters: B batch, T new tokens, S keys, N query heads, K key/value heads, H head size, D width.
-Numerics follow the JAX reference (big_vision `models/ppp/gemma.py`, openpi `models/gemma.py`): norms,
-rotary embedding and softmax in float32 whatever the weights are.
+Numerics follow the JAX reference (big_vision `models/ppp/gemma.py`, openpi `models/gemma.py`):
+norms, rotary embedding and softmax in float32 whatever the weights are.
 """
 
 import math
@@ -56,13 +56,17 @@ def rope_angles(position: Tensor, head_dim: int, dtype: torch.dtype) -> Tensor:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the pairs (j, j + H/2) of x [B, heads, T, H] by their angles, in the angles' precision."""
+    """Turn the pairs (j, j + H/2) of x [B, heads, T, H] by their angles, in the angles'
+    precision.
+    """
     a, b = x.to(cos.dtype).chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) · (1 + weight), computed in float32 and cast back at the end. Weight starts at 0."""
+    """x / rms(x) · (1 + weight), computed in float32 and cast back at the end. Weight starts at
+    0.
+    """
 
     def __init__(self, width: int):
         super().__init__()
@@ -92,7 +96,9 @@ class Attention(nn.Module):
         return k, self._heads(self.v_proj(x))
 
     def forward(self, x: Tensor, k: Tensor, v: Tensor, mask: Tensor, cos: Tensor, sin: Tensor):
-        """Attend from x [B, T, D] to k, v [B, K, S, H] under mask [B, 1, T, S]; return [B, T, D]."""
+        """Attend from x [B, T, D] to k, v [B, K, S, H] under mask [B, 1, T, S]; return [B, T,
+        D].
+        """
         q = rotate(self._heads(self.q_proj(x)), cos, sin)
         k, v = self._share(k), self._share(v)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -120,7 +126,9 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One pre-norm transformer block. An ordinary module, so FSDP2 and compile can take it alone."""
+    """One pre-norm transformer block. An ordinary module, so FSDP2 and compile can take it
+    alone.
+    """
 
     def __init__(self, config: GemmaConfig):
         super().__init__()
@@ -129,7 +137,9 @@ class Block(nn.Module):
         self.mlp_norm = RMSNorm(config.width)
         self.mlp = MLP(config)
 
-    def forward(self, x, mask, cos, sin, past: tuple[Tensor, Tensor] | None, keys_only: bool = False):
+    def forward(
+        self, x, mask, cos, sin, past: tuple[Tensor, Tensor] | None, keys_only: bool = False
+    ):
         """Return (x after the block [B, T, D], (k, v) of the new tokens).
 
         past: keys and values of earlier tokens, or None. mask: bool [B, 1, T, S] over past and new.
@@ -164,12 +174,14 @@ class Gemma(nn.Module):
     ) -> tuple[Tensor | None, KVCache]:
         """Read new tokens after those in `cache`.
 
-        x: float [B, T, D] embeddings. block: int64 [B, T], not smaller than the cache's ids of tokens
-        that must be seen. valid: bool [B, T]. cache: earlier tokens, or None.
-        cache_only: only keys and values are wanted, so the last block's query, output and MLP and the
-        final norm are dead work and are skipped (5.5 % of π0's prefix); hidden states are then None.
+        x: float [B, T, D] embeddings. block: int64 [B, T], not smaller than the cache's ids of
+        tokens that must be seen. valid: bool [B, T]. cache: earlier tokens, or None.
+        cache_only: only keys and values are wanted, so the last block's query, output and MLP and
+        the final norm are dead work and are skipped (5.5 % of π0's prefix); hidden states are then
+        None.
 
-        Returns (hidden states after the final norm, float [B, T, D]; the cache of the *new* tokens).
+        Returns (hidden states after the final norm, float [B, T, D]; the cache of the *new*
+        tokens).
         """
         start = 0 if cache is None else cache.length
         key_block, key_valid = block, valid

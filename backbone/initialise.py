@@ -18,7 +18,8 @@ PATCH_SCALE = 0.5
 def order_places(model: PaliGemma, first_loc: int, locs: int = 1024) -> None:
     """Start `model`'s patch positions and `<loc>` rows as sines of the place that they stand for.
 
-    first_loc: id of `<loc0000>`. Changes the parameters in place; draws from torch's global generator.
+    first_loc: id of `<loc0000>`. Changes the parameters in place; draws from torch's global
+    generator.
     """
     vision, table = model.config.vision, model.embedding.weight
     grid = vision.resolution // vision.patch
@@ -36,7 +37,9 @@ def order_places(model: PaliGemma, first_loc: int, locs: int = 1024) -> None:
 
 
 def _sines(places: int, width: int) -> Tensor:
-    """Sines and cosines of `places` evenly spaced places at octaves from half a turn up, [places, width]."""
+    """Sines and cosines of `places` evenly spaced places at octaves from half a turn up, [places,
+    width].
+    """
     x = (torch.arange(places) + 0.5) / places
     octaves = torch.linspace(0, 5, width // 2).clamp(max=math.log2(max(places / 2, 2)))
     angle = math.pi * x[:, None] * 2**octaves

@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class KVCache:
-    """Rotated keys and values of tokens that have been read, with what a later query needs to see them.
+    """Rotated keys and values of tokens that were read, and what a later query needs to see them.
 
     Letters: L layers, B batch, K key/value heads, S tokens, H head size.
 

@@ -10,8 +10,8 @@ Every token carries a *block id*; a query sees the valid keys whose id is not la
                                        1 1 1 1 1                    1 1 1 1 1 1
                                                                     1 1 1 1 1 1
 
-big_vision and openpi write the same rule as a cumulative sum over an "autoregressive" flag per token:
-the block id *is* that sum.
+big_vision and openpi write the same rule as a cumulative sum over an "autoregressive" flag per
+token: the block id *is* that sum.
 """
 
 import torch
@@ -25,15 +25,15 @@ def block_mask(query_block: Tensor, key_block: Tensor, key_valid: Tensor) -> Ten
     Returns bool [B, 1, T, S], ready to broadcast over heads.
 
     Padding is hidden as a key only. A padded *query* still sees the valid keys, so that no row of
-    the softmax is empty; nobody reads what it computes. (big_vision and openpi also blank such rows,
-    with a finite number, and get the same outputs at every valid token.)
+    the softmax is empty; nobody reads what it computes. (big_vision and openpi also blank such
+    rows, with a finite number, and get the same outputs at every valid token.)
     """
     visible = key_block[:, None, :] <= query_block[:, :, None]
     return (visible & key_valid[:, None, :])[:, None]
 
 
 def block_ids(opens_block: Tensor) -> Tensor:
-    """Turn flags "this token opens a new block" (bool or int [..., T]) into block ids, int64 [..., T]."""
+    """Block ids, int64 [..., T], of flags "this token opens a new block", bool or int [..., T]."""
     return opens_block.long().cumsum(-1)
 
 

@@ -1,4 +1,5 @@
-"""PaliGemma: SigLIP → linear projection → prefix-LM Gemma (arXiv 2407.07726; big_vision `paligemma.py`).
+"""PaliGemma: SigLIP → linear projection → prefix-LM Gemma (arXiv 2407.07726; big_vision
+`paligemma.py`).
 
 The sequence is [patches of image 1 … patches of image N, prompt, answer]. Images and prompt are the
 *prefix*, block 0, and see each other both ways; the answer is the *suffix*, one block per token.
@@ -110,7 +111,8 @@ class PaliGemma(nn.Module):
     ) -> tuple[Tensor | None, KVCache]:
         """Read images and prompt, all in block 0. Shapes as in `TextBatch`, without an answer.
 
-        Returns (hidden states [B, N·P + T, D], or None with `cache_only`; the cache of all of them).
+        Returns (hidden states [B, N·P + T, D], or None with `cache_only`; the cache of all of
+        them).
         """
         x, valid = self.embed_prefix(images, image_valid, tokens, token_valid)
         block = torch.zeros_like(valid, dtype=torch.int64)

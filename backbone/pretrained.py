@@ -1,6 +1,6 @@
 """A PaliGemma in a folder: weights, sizes and tokenizer, all that is needed to use it.
 
-    model.safetensors   config.json   tokenizer.model
+model.safetensors   config.json   tokenizer.model
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def save_pretrained(model: PaliGemma, tokenizer: Tokenizer, folder: str | Path) 
 def load_pretrained(folder: str | Path) -> tuple[PaliGemma, Tokenizer]:
     """Read a folder that `save_pretrained` wrote; weights are float32 on the CPU.
 
-    Raises FileNotFoundError if the folder or one of its files is missing, ValueError if config.json is
-    of another kind, or the weights or the vocabulary do not fit it.
+    Raises FileNotFoundError if the folder or one of its files is missing, ValueError if
+    config.json is of another kind, or the weights or the vocabulary do not fit it.
     """
     folder = Path(folder)
     model = PaliGemma(read_config(folder))

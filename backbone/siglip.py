@@ -23,8 +23,8 @@ class SigLIPConfig:
     def __post_init__(self):
         if self.resolution % self.patch or self.width % self.heads:
             raise ValueError(
-                f"SigLIP needs resolution ({self.resolution}) to be a multiple of patch ({self.patch}) "
-                f"and width ({self.width}) a multiple of heads ({self.heads})"
+                f"SigLIP needs resolution ({self.resolution}) to be a multiple of patch "
+                f"({self.patch}) and width ({self.width}) a multiple of heads ({self.heads})"
             )
 
     @property

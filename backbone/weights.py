@@ -18,7 +18,9 @@ def save_weights(module: nn.Module, path: Path | str) -> None:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path | str) -> None:
-    """Write named tensors to `path`; a file of that name stays whole until the new one is complete."""
+    """Write named tensors to `path`; a file of that name stays whole until the new one is
+    complete.
+    """
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -32,8 +34,9 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path | str) -> None:
 def load_weights(module: nn.Module, path: Path | str) -> None:
     """Fill `module` from one safetensors file, strictly.
 
-    Raises FileNotFoundError if there is no such file, ValueError if it is not whole, or if a weight is
-    missing, extra or of another shape: the message lists both sides and nothing has been loaded.
+    Raises FileNotFoundError if there is no such file, ValueError if it is not whole, or if a
+    weight is missing, extra or of another shape: the message lists both sides and nothing has been
+    loaded.
     """
     path = Path(path)
     if not path.is_file():
@@ -41,7 +44,9 @@ def load_weights(module: nn.Module, path: Path | str) -> None:
     try:
         tensors = load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}); copy it again") from error
+        raise ValueError(
+            f"{path} is not a whole safetensors file ({error}); copy it again"
+        ) from error
     load_tensors(module, tensors, source=str(path))
 
 

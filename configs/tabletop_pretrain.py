@@ -15,9 +15,9 @@ from vla.training.text_job import TextConfig
 config = TextConfig(
     output_dir=Path("outputs/tabletop_pretrain"),
     model=PALIGEMMA_SMALL,
-    steps=4000,
-    batch_size=64,
-    optim=OptimConfig(lr=2e-3, warmup=60, end_lr=2e-5, weight_decay=1e-4),
+    steps=5000,
+    batch_size=32,
+    optim=OptimConfig(lr=1e-3, warmup=60, end_lr=1e-5, weight_decay=1e-4, muon_lr=8e-3),
     ema=0.995,
     ema_ramp=True,
     workers=1,

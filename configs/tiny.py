@@ -4,7 +4,7 @@
     vla train configs/tiny.py
     vla eval outputs/tiny/run/policy --env Tabletop-easy-v0 --episodes 10
 
-The loss falls from about 1.4 to below 1; a policy that solves the task needs more: `vla demo`.
+The loss falls from about 1.9 to 0.7; a policy that solves the task needs more: `vla demo`.
 """
 
 from pathlib import Path

@@ -38,14 +38,16 @@ def demonstrations(
     seeds: Iterable[int],
     *,
     noise: float = 0.2,
+    hold: int = 1,
     kicks: float = 0.05,
     max_steps: int | None = None,
     env_kwargs: dict[str, Any] | None = None,
 ) -> Iterator[Demonstration]:
     """One demonstration per seed, failed ones included (see `success`).
 
-    To every executed action Gaussian noise of `noise` (in action units) is added, and with the
-    probability `kicks` a step's action, all but its last number (the gripper), is uniform in the
+    To every executed action Gaussian noise of `noise` (in action units) is added, drawn anew every
+    `hold` steps: where control is fast, noise of single steps averages out. With the probability
+    `kicks` a step's action, all but its last number (the gripper), is uniform in the
     action space instead. The stored actions are the expert's own. The seed fixes all of this.
     An episode ends with the environment's, or after `max_steps`.
 
@@ -54,24 +56,33 @@ def demonstrations(
     env = make(env_id, **(env_kwargs or {}))
     try:
         for seed in seeds:
-            yield _demonstrate(env, env_id, seed, noise, kicks, max_steps)
+            yield _demonstrate(env, env_id, seed, noise, hold, kicks, max_steps)
     finally:
         env.close()
 
 
 def _demonstrate(
-    env: gymnasium.Env, env_id: str, seed: int, noise: float, kicks: float, max_steps: int | None
+    env: gymnasium.Env,
+    env_id: str,
+    seed: int,
+    noise: float,
+    hold: int,
+    kicks: float,
+    max_steps: int | None,
 ) -> Demonstration:
     rng = np.random.default_rng([seed, 1])  # not the environment's own stream
     space = cast(spaces.Box, env.action_space)
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     observation, _ = env.reset(seed=seed)
     observations, actions, success, done = [], [], False, False
+    disturbance = np.zeros(space.shape)
     while not done:
         action = scripted_action(env)
         observations.append(observation)
         actions.append(action)
-        executed = action + rng.normal(0, noise, action.shape)
+        if len(actions) % hold == 1 % hold:
+            disturbance = rng.normal(0, noise, action.shape)
+        executed = action + disturbance
         if rng.random() < kicks:
             executed[:-1] = rng.uniform(low[:-1], high[:-1])
         executed = np.clip(executed, low, high).astype(np.float32)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import ctypes.util
 import difflib
 import importlib
 import importlib.util
@@ -338,9 +339,13 @@ def _aim_corner2(model: Any, zoom: float) -> None:
 
 
 def _mujoco() -> Any:
-    if not os.environ.get("MUJOCO_GL"):  # mujoco reads it when it is imported
-        os.environ["MUJOCO_GL"] = _default_gl()
-    return importlib.import_module("mujoco")
+    """The module; the first import also settles, in MUJOCO_GL, which OpenGL this process uses."""
+    kind = os.environ.get("MUJOCO_GL") or _default_gl()
+    os.environ["MUJOCO_GL"] = kind
+    try:
+        return importlib.import_module("mujoco")
+    except AttributeError as error:  # from PyOpenGL, where the library is not installed
+        raise _no_opengl(kind, error) from error
 
 
 def _import_metaworld() -> tuple[dict[str, Any], dict[str, Any]]:
@@ -358,20 +363,26 @@ def _gl_context(size: int) -> Any:
     """An OpenGL context of the kind that MUJOCO_GL names, with a framebuffer of size × size."""
     kind = os.environ["MUJOCO_GL"].strip().lower()
     if kind not in GL_KINDS:
-        raise RuntimeError(f"MUJOCO_GL={kind!r} cannot draw pictures; set it to one of {GL_KINDS}")
+        raise _no_opengl(kind, f"pictures need one of {', '.join(GL_KINDS)}")
     try:
         return importlib.import_module(f"mujoco.{kind}").GLContext(size, size)
     except (ImportError, AttributeError, OSError, RuntimeError) as error:
-        raise RuntimeError(
-            f"no OpenGL with MUJOCO_GL={kind}: {error}; install libegl1 (egl) or libosmesa6 "
-            "(osmesa) and unset MUJOCO_GL or name that one, or pass cameras=()"
-        ) from error
+        raise _no_opengl(kind, error) from error
+
+
+def _no_opengl(kind: str, why: object) -> RuntimeError:
+    return RuntimeError(
+        f"no OpenGL with MUJOCO_GL={kind}: {why}; install libegl1 (egl) or libosmesa6 (osmesa) and "
+        "unset MUJOCO_GL or name that one, or observe no cameras: cameras=() with MUJOCO_GL=disable"
+    )
 
 
 def _default_gl() -> str:
     if sys.platform != "linux":
         return "cgl" if sys.platform == "darwin" else "glfw"
-    return "egl" if _egl_has_device() else "osmesa"
+    if _egl_has_device():
+        return "egl"
+    return "osmesa" if ctypes.util.find_library("OSMesa") else "disable"
 
 
 def _egl_has_device() -> bool:

@@ -12,7 +12,8 @@ from torch import Tensor
 class Batch:
     """Observations in the model's own units. B batch, N cameras, R pixels, T tokens, H horizon.
 
-    images: uint8, or float in [-1, 1], [B, N, 3, R, R]. image_valid: bool [B, N], False = camera absent.
+    images: uint8, or float in [-1, 1], [B, N, 3, R, R]. image_valid: bool [B, N], False = camera
+    absent.
     tokens: int64 [B, T]. token_valid: bool [B, T], False = padding.
     state: float32 [B, S], normalised and padded. actions: float32 [B, H, A] likewise, or None.
     action_valid: bool [B, H], False past the episode's end, or None.

@@ -49,6 +49,7 @@ class OptimConfig:
     weight_decay: float = 1e-10
     decay_min_dims: int = 2  # decay tensors of at least so many dimensions; openpi: 0, all of them
     clip: float | None = 1.0  # largest global gradient norm
+    muon_lr: float | None = None  # Muon at this rate on the blocks' matrices; None: AdamW on all
     # (prefix, factor): parameters under this name learn at factor × lr; the longest prefix holds
     lr_factors: tuple[tuple[str, float], ...] = ()
 
@@ -57,6 +58,8 @@ class OptimConfig:
             raise ValueError(f"optim.lr is {self.lr}; it must be above 0")
         if self.warmup < 0:
             raise ValueError(f"optim.warmup is {self.warmup}; it must be 0 or more")
+        if self.muon_lr is not None and self.muon_lr <= 0:
+            raise ValueError(f"optim.muon_lr is {self.muon_lr}; give a rate above 0, or None")
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"optim.clip is {self.clip}; give a norm above 0, or None not to clip")
 
@@ -86,7 +89,7 @@ class RunConfig:
 
     output_dir: Path
     steps: int
-    batch_size: int  # samples per update, over all micro-batches and processes
+    batch_size: int  # samples per update, over all micro-batches
     accumulate: int = 1  # micro-batches per update; does not change the result
     optim: OptimConfig = field(default_factory=OptimConfig)
     freeze: tuple[str, ...] = ()  # parts that stay as they are, e.g. "backbone.vision"

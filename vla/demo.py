@@ -12,33 +12,28 @@ from pathlib import Path
 
 import torch
 
-from backbone.pretrained import load_pretrained
 from vla.config import DataConfig, OptimConfig, TrainConfig
 from vla.data.collect import collect
 from vla.data.dataset import open_dataset
 from vla.data.demonstrations import Demonstrations, split
+from vla.demo_report import FILMED, Outcome, demo_report, summary
 from vla.evaluation import figures
 from vla.evaluation.evaluate import Evaluation, evaluate
-from vla.evaluation.intervals import wilson
-from vla.evaluation.report import Curves, Report, Result, Video, write_report
+from vla.evaluation.report import Curves, write_report
 from vla.evaluation.svg import Series
-from vla.evaluation.table import success_row
 from vla.pi0 import PI0_SMALL, Pi0
 from vla.policy import Policy
 from vla.training import checkpoint
 from vla.training.loop import train
+from vla.training.policy_job import load_init
 
 ENV = "Tabletop-easy-v0"
 PRETRAINED = "assets/paligemma_tabletop"  # inside the package
 RESULT = "result.json"  # also what marks a folder as a demo's output
 # Seeds of scenes, far apart: demonstrations count up from 0.
 UNSEEN, CURVE = 1_000_000, 2_000_000
-TARGETS = {"success": 0.90, "swapped_named": 0.75, "swapped_original": 0.15}
 ACTION_TOLERANCE = 0.25  # of an action's range [-1, 1], for the accuracy curve
 ITEMS = 200  # about so many held-out observations
-ACTION_NAMES = ("dx", "dy", "grip")
-SIGNS = {"success": "≥", "untrained": "", "swapped_original": "≤", "swapped_named": "≥"}
-SHOWN = 2  # held-out episodes whose chunks and attention are drawn
 
 
 @dataclass(frozen=True)
@@ -111,7 +106,12 @@ def _stages(plan: Plan, folder: Path) -> bool:
     seconds = time.perf_counter() - start
     result = {**outcome.counts(), "seconds": round(seconds, 1)}
     (folder / RESULT).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    report = demo_report(plan, folder, policy, outcome, curves, held_out, seconds)
+    facts = {
+        "Demonstrations": f"{plan.episodes} episodes, {sum(held_out.dataset.lengths)} frames",
+        "Training": f"{plan.steps} steps of {plan.batch_size}",
+        "Seed": str(plan.seed),
+    }
+    report = demo_report(folder, outcome, policy, held_out, curves, facts, seconds)
     write_report(report, folder / "report.html")
     print(summary(result))
     return losses_fell(config.output_dir)
@@ -157,7 +157,7 @@ def train_config(plan: Plan, folder: Path) -> TrainConfig:
     return TrainConfig(
         output_dir=folder / "run",
         model=PI0_SMALL,
-        data=DataConfig(root=folder / "dataset"),
+        data=DataConfig(root=folder / "dataset", allow_short_episodes=True),
         init=pretrained if pretrained.is_dir() else None,
         steps=plan.steps,
         batch_size=plan.batch_size,
@@ -176,7 +176,7 @@ def untrained_policy(config: TrainConfig, trained: Policy) -> Policy:
     torch.manual_seed(config.seed)
     model = Pi0(config.model)
     if config.init is not None:
-        model.backbone.load_state_dict(load_pretrained(config.init)[0].state_dict())
+        load_init(model, config.init)
     return Policy(model, trained.processor)
 
 
@@ -219,7 +219,7 @@ def roll_out(plan: Plan, policy: Policy, untrained: Policy) -> Outcome:
             num_envs=plan.num_envs,
             replan_every=plan.replan_every,
             options=options,
-            record=SHOWN,
+            record=FILMED,
             progress=True,
         )
 

@@ -4,6 +4,21 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vla.data.demonstrations import Demonstrations
+from vla.evaluation import figures
+from vla.evaluation.evaluate import Evaluation
+from vla.evaluation.intervals import wilson
+from vla.evaluation.report import Curves, Report, Result, Video
+from vla.evaluation.table import success_row
+from vla.policy import Policy
+
+TARGETS = {"success": 0.90, "swapped_named": 0.75, "swapped_original": 0.15}
+SIGNS = {"success": "≥", "untrained": "", "swapped_original": "≤", "swapped_named": "≥"}
+ACTION_NAMES = ("dx", "dy", "grip")
+FILMED = 2  # episodes of each evaluation that keep their frames
+DRAWN = 2  # held-out episodes whose chunks and attention are drawn
+
+
 @dataclass(frozen=True)
 class Outcome:
     """The evaluations of a demo. `swapped` was judged by both goals."""
@@ -36,26 +51,27 @@ def summary(result: dict) -> str:
 
 
 def demo_report(
-    plan: Plan,
     folder: Path,
-    policy: Policy,
     outcome: Outcome,
-    curves: tuple[Curves, ...],
+    policy: Policy,
     held_out: Demonstrations,
+    curves: tuple[Curves, ...],
+    facts: dict[str, str],
     seconds: float,
 ) -> Report:
-    """Everything that the page shows; writes the videos into `folder`/videos."""
-    items = figures.spread(held_out, SHOWN)
+    """Everything that the page shows; films episodes into `folder`/videos.
+
+    facts: about the run, for the page's head, where size, time and machine are added.
+    """
+    items = figures.spread(held_out, DRAWN)
     parameters = sum(p.numel() for p in policy.model.parameters())
-    total = outcome.trained.table.total
+    total, env_id = outcome.trained.table.total, outcome.trained.env_id
     return Report(
-        title=f"A small π0 on {ENV}",
-        lead=f"It learned from {plan.episodes} demonstrations of a scripted expert, then solved "
-        f"{total.k} of {total.n} scenes it had never seen, from two cameras and a sentence.",
+        title=f"A small π0 on {env_id}",
+        lead=f"It learned from a scripted expert's demonstrations, then solved {total.k} of "
+        f"{total.n} scenes it had never seen, from two cameras and a sentence.",
         facts={
-            "Environment": ENV,
-            "Demonstrations": f"{plan.episodes} episodes, {sum(held_out.dataset.lengths)} frames",
-            "Training": f"{plan.steps} steps of {plan.batch_size}",
+            **facts,
             "Parameters": f"{parameters / 1e6:.2f} M",
             "Wall time": _minutes(seconds),
             "Machine": f"{os.cpu_count()} CPU cores",
@@ -67,8 +83,7 @@ def demo_report(
         chunks=figures.chunks(policy, items),
         action_names=ACTION_NAMES,
         attention=figures.attention(policy, items),
-        footer=f"Made by vla demo, seed {plan.seed}. Noise, scenes and order of samples follow "
-        "from the seed.",
+        footer="Made by vla demo. Scenes, noise and the order of samples follow from the seed.",
     )
 
 
@@ -94,7 +109,7 @@ def _results(outcome: Outcome) -> tuple[Result, ...]:
 
 
 def _videos(outcome: Outcome, folder: Path) -> tuple[Video, ...]:
-    first, second = outcome.trained.episodes[:SHOWN]
+    first, second = outcome.trained.episodes[:FILMED]
     shown = {
         "trained-1": (first, "Trained"),
         "trained-2": (second, "Trained, another scene"),

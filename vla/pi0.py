@@ -22,8 +22,13 @@ from action_expert.flow import (
 )
 from backbone.gemma import GEMMA_300M, GemmaConfig
 from backbone.kv_cache import KVCache
-from backbone.paligemma import PALIGEMMA_3B_224, PALIGEMMA_SMALL, PALIGEMMA_TINY
-from backbone.paligemma import PaliGemma, PaliGemmaConfig
+from backbone.paligemma import (
+    PALIGEMMA_3B_224,
+    PALIGEMMA_SMALL,
+    PALIGEMMA_TINY,
+    PaliGemma,
+    PaliGemmaConfig,
+)
 from vla.batch import Batch
 
 
@@ -50,8 +55,8 @@ PI0_SMALL = Pi0Config(
     PALIGEMMA_SMALL,
     ActionExpertConfig(
         GemmaConfig(width=96, depth=4, mlp=192, heads=4, head_dim=32),
-        state_dim=8,
-        action_dim=8,
+        state_dim=4,
+        action_dim=4,
         horizon=10,
     ),
 )
@@ -67,7 +72,9 @@ PI0_TINY = Pi0Config(
 
 
 class Pi0(nn.Module):
-    """`forward` gives the loss of a batch, `sample_actions` a chunk for each of its observations."""
+    """`forward` gives the loss of a batch, `sample_actions` a chunk for each of its
+    observations.
+    """
 
     def __init__(self, config: Pi0Config):
         super().__init__()

@@ -69,8 +69,8 @@ class PolicyConfig:
         """
         if not path.is_file():
             raise FileNotFoundError(
-                f"no policy at {path.parent}: {path.name} is missing; give a folder that training wrote, "
-                "with model.safetensors, config.json, norm_stats.json and tokenizer.model"
+                f"no policy at {path.parent}: {path.name} is missing; give a folder that training "
+                "wrote, with model.safetensors, config.json, norm_stats.json and tokenizer.model"
             )
         try:
             values = json.loads(path.read_text(encoding="utf-8"))

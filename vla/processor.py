@@ -65,7 +65,7 @@ class Processor:
         """A batch of what robots see, without actions.
 
         observations: each with uint8 RGB [H, W, 3] for every `observation.images.<camera>` of the
-        policy, `observation.state` [S] in robot units, and `task`, the instruction; more is ignored.
+        policy, `observation.state` [S] in robot units, and `task`, a text; more is ignored.
         Raises ValueError, naming the observation and its key, for anything else.
         """
         if not len(observations):
@@ -186,7 +186,7 @@ def clean_prompt(task: str) -> str:
 def _checked_task(task: Any, i: int) -> str:
     if not isinstance(task, str) or not task.strip():
         raise ValueError(
-            f"observation {i}: {TASK} is {task!r}; expected an instruction such as 'open the drawer'"
+            f"observation {i}: {TASK} is {task!r}; expected an instruction like 'open the drawer'"
         )
     return task
 

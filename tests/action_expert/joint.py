@@ -5,9 +5,9 @@ the parameters of our `Pi0`, not its attention, masks, norms or cache. Only for 
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from backbone.gemma import Gemma
+from backbone.gemma import Block, Gemma, RMSNorm
 from vla.batch import Batch
 from vla.pi0 import Pi0
 
@@ -37,7 +37,7 @@ def joint_stack(
     position = valid.cumsum(1) - 1
     cut = prefix.shape[1]
     heads, size = big.config.heads, big.config.head_dim
-    for one, two in zip(big.blocks, small.blocks, strict=True):
+    for one, two in zip(layers(big), layers(small), strict=True):
         q, k, v = [], [], []
         for x, layer in ((prefix, one), (suffix, two)):
             h = norm(x, layer.attention_norm)
@@ -57,6 +57,10 @@ def joint_stack(
     return norm(prefix, big.norm), norm(suffix, small.norm)
 
 
+def layers(stack: Gemma) -> list[Block]:
+    return [block for block in stack.blocks if isinstance(block, Block)]
+
+
 def position_of(x: Tensor, cut: int, position: Tensor) -> Tensor:
     return position[:, :cut] if x.shape[1] == cut else position[:, cut:]
 
@@ -65,7 +69,7 @@ def split(x: Tensor, size: int) -> Tensor:
     return x.unflatten(-1, (-1, size))  # [B, S, heads, H]
 
 
-def norm(x: Tensor, module: nn.Module) -> Tensor:
+def norm(x: Tensor, module: RMSNorm) -> Tensor:
     return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * (1 + module.weight)
 
 
@@ -78,7 +82,7 @@ def turn(x: Tensor, position: Tensor) -> Tensor:
     return torch.cat([pair.real, pair.imag], dim=-1)
 
 
-def feed_forward(x: Tensor, layer: nn.Module) -> Tensor:
+def feed_forward(x: Tensor, layer: Block) -> Tensor:
     h = norm(x, layer.mlp_norm)
     gate = layer.mlp.gate_proj(h)
     gate = 0.5 * gate * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (gate + 0.044715 * gate**3)))

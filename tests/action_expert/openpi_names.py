@@ -1,6 +1,6 @@
 """openpi's JAX parameters under our names.
 
-Each of openpi's arrays is read on its own, so gradients stored under the same names can be read too.
+Each array is read on its own, so gradients stored under the same names can be read too.
 openpi stacks layers in the first dimension and writes matrices as [in, out], ours are [out, in].
 """
 

@@ -42,7 +42,7 @@ def joint_loss(model, batch, noise, t):
     x_t = t[:, None, None] * noise + (1 - t[:, None, None]) * batch.actions
     error = (joint.velocity(model, batch, x_t, t) - (noise - batch.actions)) ** 2
     rows = [e[valid].mean() for e, valid in zip(error, batch.action_valid, strict=True)]
-    return sum(rows) / len(rows)
+    return torch.stack(rows).mean()
 
 
 def test_velocity_of_two_passes_equals_the_joint_pass(model, batch, noise, t):

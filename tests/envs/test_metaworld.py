@@ -60,9 +60,9 @@ def test_every_upstream_task_has_its_own_instruction():
     assert len(set(metaworld.INSTRUCTIONS.values())) == 50
 
 
-def test_every_task_resets_and_steps_with_its_expert(make):
+def test_every_task_resets_and_steps_with_its_expert():
     for task, instruction in metaworld.INSTRUCTIONS.items():
-        env = make(task, cameras=())
+        env = metaworld.make(task, cameras=())
         observation, info = env.reset(seed=0)
         assert observation in env.observation_space, task
         assert observation["task"] == instruction
@@ -71,6 +71,7 @@ def test_every_task_resets_and_steps_with_its_expert(make):
         assert observation in env.observation_space, task
         assert 0 <= reward <= 10, task
         assert (terminated, truncated, info) == (False, False, {"success": False}), task
+        env.close()
 
 
 def test_gymnasium_checker_passes(make):
@@ -302,3 +303,8 @@ def test_no_working_opengl_is_a_clear_error():
     result = picture_in_a_new_process(MUJOCO_GL="egl", __EGL_VENDOR_LIBRARY_DIRS="/nonexistent")
     assert "RuntimeError: no OpenGL with MUJOCO_GL=egl" in result.stderr
     assert "install libegl1 (egl) or libosmesa6 (osmesa)" in result.stderr
+
+
+def test_pictures_with_opengl_disabled_are_a_clear_error():
+    result = picture_in_a_new_process(MUJOCO_GL="disable")
+    assert "RuntimeError: no OpenGL with MUJOCO_GL=disable: pictures need one of" in result.stderr

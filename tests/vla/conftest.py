@@ -1,8 +1,7 @@
 """Shared by the tests of data and policy."""
 
 import pytest
-
-from tests.vla import small_dataset
+import small_dataset
 
 
 @pytest.fixture(scope="session")

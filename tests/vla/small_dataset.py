@@ -14,7 +14,7 @@ HEIGHT, WIDTH = 24, 32
 
 
 def demonstration(seed: int, length: int, task: str = "push the red cube") -> Demonstration:
-    """Pictures with a bright square that moves one pixel per frame, states and actions at random."""
+    """Pictures with a square that moves one pixel per frame, random states and actions."""
     rng = np.random.default_rng(seed)
     states = rng.normal(size=(length, 3)).astype(np.float32)
     observations = [

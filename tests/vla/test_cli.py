@@ -116,3 +116,35 @@ def test_train_hands_unknown_options_to_the_config(monkeypatch):
     assert str(seen["path"]) == "tiny.py"
     assert seen["overrides"] == ["--steps", "20", "--optim.lr", "1e-4"]
     assert seen["resume"] is True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["eval", "no/policy", "--env", "Tabletop-easy-v0", "--episodes", "1"], ["no/policy"]),
+        (["collect", "Tabletop-easy", "--episodes", "1", "--root", "x"], ["Tabletop-easy-v0"]),
+        (["collect", "metaworld/reach-v9", "--episodes", "1", "--root", "x"], ["reach-v3"]),
+        (["train", "no/config.py"], ["no/config.py"]),
+        (["stats", "no/dataset"], ["no/dataset"]),
+        (["check", "no/dataset"], ["no/dataset"]),
+    ],
+)
+def test_a_wrong_name_is_answered_in_one_line(capsys, monkeypatch, tmp_path, arguments, parts):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run(arguments, capsys)
+    assert status == 2
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert all(part in err for part in parts)
+    assert not list(tmp_path.iterdir())
+
+
+def test_check_lists_faults_and_says_so_in_its_status(capsys, video_dataset):
+    assert run(["check", str(video_dataset)], capsys)[:2] == (0, f"{video_dataset}: no faults\n")
+
+
+def test_stats_prints_every_dimension(capsys, video_dataset):
+    status, out, _ = run(["stats", str(video_dataset)], capsys)
+    assert status == 0
+    assert "actions: " in out

@@ -1,13 +1,12 @@
 """The report, drawn from made-up results and opened in a real browser."""
 
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from browser import open_page
 
 from vla.evaluation.heat import colours, overlay
 from vla.evaluation.intervals import wilson
@@ -76,20 +75,10 @@ def example(folder: Path) -> Report:
     )  # fmt: skip
 
 
-def open_in_browser(page: Path) -> str:
-    """The page's document after its scripts have run and its videos have loaded."""
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    assert browser, "the report is checked in a real browser: apt-get install chromium"
-    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=10000")
-    profile = f"--user-data-dir={page.parent / 'profile'}"
-    command = [browser, *flags, profile, "--dump-dom", page.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-
-
 @pytest.mark.slow
 def test_a_browser_shows_every_part_of_the_report(tmp_path):
     write_report(example(tmp_path), tmp_path / "report.html")
-    document = open_in_browser(tmp_path / "report.html")
+    document = open_page(tmp_path / "report.html", tmp_path / "profile")
     sections = re.findall(r'<section id="(\w+)">', document)
     assert sections == ["success", "videos", "curves", "chunks", "attention"]
     assert document.count('data-state="loaded"') == 4

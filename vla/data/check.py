@@ -41,7 +41,9 @@ def check(source: str | Path | Dataset, *, decode: bool = False) -> list[Fault]:
     Raises FileNotFoundError or ValueError, as `open_dataset`, if the folder is no such dataset.
     """
     dataset = source if isinstance(source, Dataset) else open_dataset(source)
-    structure = [*_counts(dataset), *_columns(dataset)]
+    structure = list(_counts(dataset))
+    if dataset.episodes:
+        structure += _columns(dataset)
     if structure:
         return structure  # the other checks take these for granted
     checks: list[Callable[[Dataset], Iterator[Fault]]] = [
@@ -110,7 +112,7 @@ def _columns(dataset: Dataset) -> Iterator[Fault]:
         try:
             values = dataset.column(name)
         except (ValueError, OSError) as error:
-            yield Fault("data", str(error), "copy or record it again")
+            yield _from_error("data", dataset, error)
             continue
         if len(values) and values[0].size != int(np.prod(feature["shape"])):
             what = (
@@ -197,7 +199,7 @@ def _videos(dataset: Dataset) -> Iterator[Fault]:
             try:
                 needed[dataset.video_file(camera, episode)] += length
             except ValueError as error:
-                yield Fault(f"episode {episode}", str(error), "see there")
+                yield _from_error(f"episode {episode}", dataset, error)
                 continue
             yield from _video_span(dataset, camera, episode)
         for path, frames in needed.items():
@@ -238,11 +240,17 @@ def _pictures(dataset: Dataset) -> Iterator[Fault]:
             try:
                 found = dataset.frames(camera, episode).shape[1:3]
             except (ValueError, OSError) as error:
-                yield Fault(f"episode {episode}", str(error), "see there")
+                yield _from_error(f"episode {episode}", dataset, error)
                 continue
             if found != (height, width):
                 what = f"camera {camera} shows {found[0]}×{found[1]}, info.json {height}×{width}"
                 yield Fault(f"episode {episode}", what, "set the shape in meta/info.json")
+
+
+def _from_error(where: str, dataset: Dataset, error: Exception) -> Fault:
+    """The fault in an error of `vla.data.dataset`, whose message ends in what to do."""
+    what, _, fix = str(error).removeprefix(f"{dataset.root}: ").rpartition("; ")
+    return Fault(where, what.removeprefix(f"{where}, "), fix)
 
 
 def _place(dataset: Dataset, row: int) -> str:

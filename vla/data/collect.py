@@ -23,6 +23,7 @@ def collect(
     *,
     seed: int = 0,
     noise: float = 0.2,
+    hold: int = 1,
     image_size: int | None = None,
     fps: int | None = None,
     videos: bool = True,
@@ -39,6 +40,7 @@ def collect(
             included. The same arguments give the same demonstrations.
         noise: added to the executed actions, in action units, so that the states include mistakes;
             the stored actions are the expert's own.
+        hold: steps that one draw of the noise lasts.
         image_size: side of the pictures; None: the environment's own.
         fps: frames per second; None: the environment's `render_fps`, else 10.
         videos: H.264, or lossless pictures in the parquet files.
@@ -58,16 +60,16 @@ def collect(
         raise FileExistsError(f"{root} exists already; delete it or choose another folder")
     kwargs = dict(env_kwargs or {}) | ({} if image_size is None else {"image_size": image_size})
     rate = fps if fps is not None else _fps(ids[0], kwargs)
-    kept = _take_turns([_successes(i, seed, noise, kwargs) for i in ids], episodes)
+    kept = _take_turns([_successes(i, seed, noise, hold, kwargs) for i in ids], episodes)
     bar = tqdm(kept, desc="collecting", total=episodes, unit="ep", disable=not progress)
     return write_dataset(bar, root, rate, videos=videos, robot_type=",".join(ids))
 
 
 def _successes(
-    env_id: str, seed: int, noise: float, kwargs: dict[str, Any]
+    env_id: str, seed: int, noise: float, hold: int, kwargs: dict[str, Any]
 ) -> Iterator[Demonstration]:
     kept = 0
-    attempts = envs.demonstrations(env_id, count(seed), noise=noise, env_kwargs=kwargs)
+    attempts = envs.demonstrations(env_id, count(seed), noise=noise, hold=hold, env_kwargs=kwargs)
     for tried, demonstration in enumerate(attempts, start=1):
         if demonstration.success:
             kept += 1

@@ -64,12 +64,12 @@ class Dataset:
             if feature["dtype"] in CAMERA_TYPES and not _is_depth(feature)
         ]
 
-    @property
+    @cached_property
     def lengths(self) -> list[int]:
         """Frames of each episode."""
         return [int(episode["length"]) for episode in self.episodes]
 
-    @property
+    @cached_property
     def starts(self) -> list[int]:
         """Row of each episode's first frame."""
         return [int(episode["dataset_from_index"]) for episode in self.episodes]
@@ -128,7 +128,9 @@ class Dataset:
         path = self.info["video_path"].format(video_key=key, chunk_index=chunk, file_index=file)
         return self.inside(path)
 
-    def frames(self, camera: str, episode: int, first: int = 0, count: int | None = None):
+    def frames(
+        self, camera: str, episode: int, first: int = 0, count: int | None = None
+    ) -> np.ndarray:
         """Consecutive pictures of an episode, uint8 RGB [count, H, W, 3].
 
         first: frame of the episode to begin with. count: how many; None: to the episode's end.
@@ -148,17 +150,24 @@ class Dataset:
             ) from error
 
     def _stored_images(self, camera: str, row: int, count: int) -> np.ndarray:
-        key = self.feature_name(camera)
-        rows = self._image_tables[key].slice(row, count).column(key).to_pylist()
-        return np.stack(
-            [np.asarray(Image.open(io.BytesIO(r["bytes"])).convert("RGB")) for r in rows]
-        )
+        key, files = self.feature_name(camera), []
+        for path, group, first, rows in self._row_groups:
+            if first < row + count and row < first + rows:
+                column = pq.ParquetFile(path).read_row_group(group, columns=[key]).column(key)
+                files += column[max(0, row - first) : row + count - first].to_pylist()
+        return np.stack([_decode_image(file["bytes"]) for file in files])
 
     @cached_property
-    def _image_tables(self) -> dict[str, pa.Table]:
-        """Memory-mapped tables of the cameras that are kept as images."""
-        keys = [key for key, feature in self.features.items() if feature["dtype"] == "image"]
-        return {key: self.table([key]) for key in keys}
+    def _row_groups(self) -> list[tuple[Path, int, int, int]]:
+        """Each row group, LeRobot's unit of writing: its file, number, first row, and rows."""
+        groups, first = [], 0
+        for path in self.data_files:
+            metadata = pq.read_metadata(path)
+            for group in range(metadata.num_row_groups):
+                rows = metadata.row_group(group).num_rows
+                groups.append((path, group, first, rows))
+                first += rows
+        return groups
 
 
 def open_dataset(root: str | Path) -> Dataset:
@@ -224,7 +233,9 @@ def _read_columns(path: Path, columns: list[str]) -> pa.Table:
         held = pq.read_schema(path).names
         missing = [name for name in columns if name not in held]
         if missing:
-            raise ValueError(f"{path} has no column {missing[0]}; it has {', '.join(held)}")
+            raise ValueError(
+                f"{path} has no column {missing[0]}, only {', '.join(held)}; copy it again"
+            )
         table = pq.read_table(path, columns=columns, memory_map=True)
     except pa.ArrowException as error:
         raise ValueError(f"{path} is not a whole parquet file ({error}); copy it again") from error
@@ -254,6 +265,10 @@ def _list_to_numpy(array: pa.Array, name: str) -> np.ndarray:
     if pa.types.is_nested(flat.type):
         return np.array(array.to_pylist())
     return flat.to_numpy(zero_copy_only=False).reshape(len(array), -1)
+
+
+def _decode_image(content: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
 
 
 def _is_depth(feature: dict[str, Any]) -> bool:

@@ -14,7 +14,9 @@ from backbone.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class TextExample:
-    """images: uint8 RGB [N, R, R, 3]. prompt and answer: plain text; the answer may hold `<locDDDD>`."""
+    """images: uint8 RGB [N, R, R, 3]. prompt and answer: plain text; the answer may hold
+    `<locDDDD>`.
+    """
 
     images: np.ndarray
     prompt: str
@@ -26,9 +28,9 @@ def collate_text(
 ) -> TextBatch:
     """Lay examples out as [BOS, prompt, "\\n", answer, EOS, padding …].
 
-    All examples need the same number of images of the same size. length: tokens per row; the longest
-    row, rounded up to a multiple of 8, when not given. A row that is longer is cut on the right, as
-    big_vision cuts it.
+    All examples need the same number of images of the same size. length: tokens per row; the
+    longest row, rounded up to a multiple of 8, when not given. A row that is longer is cut on the
+    right, as big_vision cuts it.
     """
     prefixes = [tokenizer.prefix(e.prompt) for e in examples]
     suffixes = [tokenizer.encode(e.answer, eos=True) for e in examples]

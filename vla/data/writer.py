@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from envs.experts import Demonstration
 from vla.data.dataset import ACTION, IMAGES, STATE
@@ -104,9 +105,11 @@ def _write(
 
 
 def _abandon(dataset: Any) -> None:
-    """Stop the encoders, so that nothing writes into a folder that is about to go."""
-    if dataset.writer is not None:
-        dataset.writer.cancel_pending_videos()
+    """Close all that LeRobot holds open: left alone it would be written out when it is collected,
+    into a folder that has gone by then."""
+    dataset.writer.cancel_pending_videos()
+    with contextlib.suppress(OSError, pa.ArrowException):  # e.g. the full disk that brought us here
+        dataset.finalize()
 
 
 def _frames(demonstration: Demonstration) -> Iterator[dict[str, Any]]:

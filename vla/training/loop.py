@@ -42,6 +42,11 @@ def train(config: RunConfig, *, resume: bool = False) -> Path:
     Raises ValueError if the loss or gradient is not finite (before the update), OSError if a
     checkpoint cannot be written.
     """
+    if (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise ValueError(
+            f"started as one of {processes} processes, but training runs in one only; "
+            "start it without torchrun"
+        )
     folder = Path(config.output_dir)
     checkpoints = folder / "checkpoints"
     if not resume and (steps := checkpoint.steps(checkpoints)):

@@ -1,4 +1,4 @@
-"""A π0 trained on demonstrations: dataset → samples → batches with their noise → a policy folder."""
+"""A π0 trained on demonstrations: dataset → samples → batches with noise → policy folder."""
 
 from __future__ import annotations
 

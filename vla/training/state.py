@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vla.training.ema import Ema
-from vla.training.optimiser import trained_parameters
+from vla.training.optimiser import Optimisers, trained_parameters
 
 __all__ = ["TrainState", "fill"]
 
@@ -20,7 +20,7 @@ class TrainState:
     """
 
     model: nn.Module
-    optimiser: torch.optim.Optimizer
+    optimiser: Optimisers
     ema: Ema | None
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:

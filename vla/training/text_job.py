@@ -23,13 +23,16 @@ HELD_OUT_SEED = 1_000_000  # added to the seed: scenes that training never draws
 class TextConfig(RunConfig):
     """A PaliGemma trained from nothing on tabletop scenes, with its own text loss.
 
-    Steps take turns: one camera, then all of `cameras`, so that the model serves both a lone picture
-    and a robot's set of them. lone: see `TabletopText`.
+    It learns to see first: for `seeing` steps, all of them "locate everything" in easy scenes with
+    one camera; then the share of the other tasks and of harder scenes grows over `ramp` steps.
+    From there on, steps take turns between one camera and all of `cameras`, so that the model
+    serves both a lone picture and a robot's set of them.
     """
 
     model: PaliGemmaConfig
     cameras: tuple[str, ...] = ("top", "wrist")
-    lone: float = 0.25
+    seeing: int = 800
+    ramp: int = 800
 
     def job(self) -> Job:
         tokenizer = Tokenizer.small()
@@ -41,26 +44,40 @@ class TextConfig(RunConfig):
         model = PaliGemma(self.model)
         order_places(model, tokenizer.loc(0))
 
-        def batch(step: int, seed: int = self.seed) -> list[Microbatch]:
-            count = 1 if step % 2 else len(self.cameras)
-            resolution = self.model.vision.resolution
-            scenes = TabletopText(resolution, self.cameras[:count], seed, self.lone)
-            each = self.batch_size // self.accumulate
-            indices = positions(step, self.batch_size)
-            return [
-                Microbatch(
-                    (collate_text([scenes[i] for i in indices[k : k + each]], tokenizer),),
-                    size=each,
-                    samples=indices[k : k + each],
-                )
-                for k in range(0, self.batch_size, each)
-            ]
+        def batch(step: int) -> list[Microbatch]:
+            return self._microbatches(self.scenes(step), step, tokenizer)
 
         def held_out() -> Iterator[Microbatch]:
+            scenes = TabletopText(
+                self.model.vision.resolution, self.cameras, self.seed + HELD_OUT_SEED
+            )
             for step in range(self.eval_batches):
-                yield from batch(step, seed=self.seed + HELD_OUT_SEED)
+                yield from self._microbatches(scenes, step, tokenizer)
 
         def save(folder: Path) -> None:
             save_pretrained(model, tokenizer, folder)
 
         return Job(model, batch, save, held_out, result="paligemma")
+
+    def scenes(self, step: int) -> TabletopText:
+        """The stream that `step` draws from."""
+        mixed = min(max((step - self.seeing) / max(self.ramp, 1), 0.0), 1.0)
+        count = len(self.cameras) if step > self.seeing and step % 2 == 0 else 1
+        return TabletopText(
+            image_size=self.model.vision.resolution,
+            cameras=self.cameras[:count],
+            seed=self.seed,
+            locate=1 - 0.7 * mixed,
+            standard=0.5 * mixed,
+        )
+
+    def _microbatches(
+        self, scenes: TabletopText, step: int, tokenizer: Tokenizer
+    ) -> list[Microbatch]:
+        each = self.batch_size // self.accumulate
+        indices = positions(step, self.batch_size)
+        parts = [indices[k : k + each] for k in range(0, self.batch_size, each)]
+        return [
+            Microbatch((collate_text([scenes[i] for i in part], tokenizer),), each, part)
+            for part in parts
+        ]

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from vla.training.job import Microbatch
-from vla.training.optimiser import trained_parameters
+from vla.training.optimiser import Optimisers, trained_parameters
 
 __all__ = ["freeze_unused", "update", "validation_loss"]
 
 
 def update(
     model: nn.Module,
-    optimiser: torch.optim.Optimizer,
+    optimiser: Optimisers,
     microbatches: Sequence[Microbatch],
     *,
     step: int,

@@ -1,0 +1,334 @@
+"""The loop on a small network: it learns, counts right, stops and goes on exactly."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from fake_run import Network, fake_config
+from safetensors.torch import load_file
+from torch import nn
+
+from vla.config import OptimConfig
+from vla.training import checkpoint, loop
+from vla.training.job import Microbatch
+from vla.training.log import METRICS
+from vla.training.loop import train
+from vla.training.optimiser import make_optimiser
+from vla.training.update import freeze_unused, update, validation_loss
+
+CPU = torch.device("cpu")
+
+
+def metrics(folder: Path) -> list[dict]:
+    """Reports without the one value that depends on the clock."""
+    lines = (folder / METRICS).read_text(encoding="utf-8").splitlines()
+    reports = [json.loads(line) for line in lines]
+    return [{k: v for k, v in r.items() if k != "samples_per_second"} for r in reports]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "policy/model.safetensors")
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def samples(count: int, dtype=torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    x, noise = torch.randn(2, count, 3, generator=generator, dtype=dtype)
+    return x, noise
+
+
+# --- one update -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sizes", [(4, 4, 4), (1, 11), (5, 3, 2, 2)])
+def test_an_update_does_not_depend_on_how_its_samples_are_divided(sizes):
+    x, noise = samples(12, torch.float64)
+    results = []
+    for division in ((12,), sizes):
+        torch.manual_seed(0)
+        model = Network().double()
+        optimiser = make_optimiser(model, OptimConfig(lr=0.1, eps=1e-3))
+        parts = zip(x.split(list(division)), noise.split(list(division)), strict=True)
+        batches = [Microbatch(part, len(part[0])) for part in parts]
+        loss, norm = update(model, optimiser, batches, step=0, device=CPU, clip=0.5)
+        results.append((loss, norm, [p.detach().clone() for p in model.parameters()]))
+    (loss, norm, whole), (other_loss, other_norm, divided) = results
+    assert other_loss == pytest.approx(loss, rel=1e-12)
+    assert other_norm == pytest.approx(norm, rel=1e-12)
+    for a, b in zip(whole, divided, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+
+
+class Weighted(nn.Module):
+    """The gradient of the loss is the input."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.w * x).sum()
+
+
+@pytest.mark.parametrize(
+    ("clip", "expected"), [(1.0, (-0.6, -0.8)), (10.0, (-3.0, -4.0)), (None, (-3.0, -4.0))]
+)
+def test_the_global_norm_is_clipped_and_reported_as_it_was(clip, expected):
+    model = Weighted()
+    optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
+    batch = [Microbatch((torch.tensor([3.0, 4.0]),), 1)]
+    _, norm = update(model, optimiser, batch, step=0, device=CPU, clip=clip)
+    assert norm == pytest.approx(5.0)
+    assert tuple(model.w.tolist()) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_samples(bad):
+    model = Weighted()
+    optimiser = make_optimiser(model, OptimConfig())
+    model.w.data.fill_(1.0)
+    batches = [
+        Microbatch((torch.ones(2),), 1, ["episode 3 frame 7"]),
+        Microbatch((torch.tensor([bad, 1.0]),), 1, ["episode 4 frame 2"]),
+    ]
+    with pytest.raises(
+        ValueError, match=r"loss .* at step 12 is not finite.*\['episode 4 frame 2'\]"
+    ):
+        update(model, optimiser, batches, step=12, device=CPU, clip=1.0)
+    assert model.w.tolist() == [1.0, 1.0]
+    assert float(optimiser.state[model.w]["step"]) == 0
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_update():
+    model = Weighted()
+    model.w.data.fill_(0.0)
+    optimiser = make_optimiser(model, OptimConfig())
+    batch = [Microbatch((torch.tensor([3e38, 3e38]),), 1, [8, 9])]
+    with pytest.raises(ValueError, match=r"gradient norm inf at step 0 .*\[8, 9\]"):
+        update(model, optimiser, batch, step=0, device=CPU)
+    assert model.w.tolist() == [0.0, 0.0]
+
+
+def test_parameters_without_a_gradient_are_found_and_frozen():
+    model = Network()
+    x, noise = samples(4)
+    assert freeze_unused(model, [Microbatch((x, noise), 4)], CPU, "float32") == [
+        "dead.weight",
+        "dead.bias",
+    ]
+    assert not model.dead.weight.requires_grad
+    assert model.head.weight.grad is None
+
+
+def test_bfloat16_computes_coarsely_but_keeps_weights_and_moments_in_float32():
+    x, noise = samples(8)
+    norms = {}
+    for precision in ("float32", "bfloat16"):
+        torch.manual_seed(0)
+        model = Network()
+        optimiser = make_optimiser(model, OptimConfig())
+        batch = [Microbatch((x, noise), 8)]
+        _, norms[precision] = update(
+            model, optimiser, batch, step=0, device=CPU, precision=precision
+        )
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+        assert optimiser.state[model.head.weight]["exp_avg"].dtype == torch.float32
+    assert norms["bfloat16"] != norms["float32"]
+    assert norms["bfloat16"] == pytest.approx(norms["float32"], rel=0.05)
+
+
+def test_validation_weighs_samples_equally_and_leaves_the_model_training():
+    model = Network().double().train()
+    x, noise = samples(7, torch.float64)
+    with torch.no_grad():
+        expected = model(x, noise).item()
+    parts = [Microbatch((x[:5], noise[:5]), 5), Microbatch((x[5:], noise[5:]), 2)]
+    assert validation_loss(model, parts, CPU, "float32") == pytest.approx(expected, rel=1e-12)
+    assert model.training
+
+
+# --- a run ----------------------------------------------------------------------------------------
+
+
+def test_a_run_learns_and_leaves_what_it_promises(tmp_path):
+    result = train(fake_config(tmp_path, steps=60, save_every=25))
+    assert result == tmp_path / "policy"
+    assert checkpoint.steps(tmp_path / "checkpoints") == [50, 60]  # keep=2 of 25, 50, 60
+    assert json.loads((tmp_path / "config.json").read_text())["optim"]["lr"] == 2e-2
+    reports = metrics(tmp_path)
+    assert [r["step"] for r in reports] == list(range(2, 61, 2))
+    assert reports[-1]["loss"] < 0.5 * reports[0]["loss"]
+    assert reports[-1]["validation_loss"] < reports[1]["validation_loss"]
+    assert [r["step"] for r in reports if "validation_loss" in r] == list(range(4, 61, 4))
+
+
+def test_the_result_is_the_average_and_without_one_the_weights(tmp_path):
+    for name, ema in (("with", 0.9), ("without", None)):
+        train(fake_config(tmp_path / name, ema=ema))
+        last = tmp_path / name / "checkpoints/20"
+        own = load_file(last / "model.safetensors")
+        assert same(weights(tmp_path / name), own) == (ema is None)
+        assert (last / "ema.safetensors").exists() == (ema is not None)
+    average = load_file(tmp_path / "with/checkpoints/20/ema.safetensors")
+    result = weights(tmp_path / "with")
+    assert all(torch.equal(result[name], average[name]) for name in average)
+    # averaging does not change what is learned
+    assert same(
+        *(load_file(tmp_path / n / "checkpoints/20/model.safetensors") for n in ("with", "without"))
+    )
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_workers_accumulation_and_saving_do_not_change_the_losses(tmp_path):
+    train(fake_config(tmp_path / "plain"))
+    train(fake_config(tmp_path / "often", save_every=1, keep=1))
+    assert metrics(tmp_path / "often") == metrics(tmp_path / "plain")
+    train(fake_config(tmp_path / "workers", workers=2))
+    assert metrics(tmp_path / "workers") == metrics(tmp_path / "plain")
+    train(fake_config(tmp_path / "parts", accumulate=3))
+    for a, b in zip(metrics(tmp_path / "parts"), metrics(tmp_path / "plain"), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+
+
+def test_a_frozen_part_stays_as_it_was(tmp_path):
+    train(fake_config(tmp_path, freeze=("vision",), ema=None))
+    torch.manual_seed(0)
+    start = Network().state_dict()
+    end = weights(tmp_path)
+    changed = {name for name in end if not torch.equal(end[name], start[name])}
+    assert changed == {"head.weight", "head.bias"}
+
+
+def test_a_sample_with_nan_stops_the_run_and_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"at step \d+ is not finite; .*\b13\b"):
+        train(fake_config(tmp_path, poison=13))
+
+
+def test_several_processes_are_refused_rather_than_left_to_overwrite_each_other(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="one of 2 processes, but training runs in one only"):
+        train(fake_config(tmp_path))
+
+
+def test_a_folder_that_holds_a_run_is_refused_without_resume(tmp_path):
+    train(fake_config(tmp_path, steps=5))
+    with pytest.raises(ValueError, match=r"already holds a run .* step 5; add --resume"):
+        train(fake_config(tmp_path, steps=5))
+
+
+# --- going on -------------------------------------------------------------------------------------
+
+
+def test_a_run_in_two_parts_is_the_run_in_one(tmp_path):
+    """Stopped between two reports, so the means of a report span the break."""
+    decay = OptimConfig(lr=1e-2, warmup=3, decay_steps=20)
+    train(fake_config(tmp_path / "whole", optim=decay, log_every=4))
+    train(fake_config(tmp_path / "parts", optim=decay, log_every=4, steps=15, save_every=10))
+    (tmp_path / "parts/checkpoints/15").rename(tmp_path / "15")  # as if killed after 10
+    train(fake_config(tmp_path / "parts", optim=decay, log_every=4), resume=True)
+    assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
+    assert same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+
+
+def test_a_run_that_is_killed_again_and_again_is_the_run_that_was_not(tmp_path):
+    """SIGKILL at six points, three of them while a checkpoint is written; equal bit for bit."""
+    program = [sys.executable, str(Path(__file__).with_name("killed_run.py"))]
+    folders = [str(tmp_path / "whole"), str(tmp_path / "killed")]
+    done = subprocess.run([*program, *folders], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
+    assert same(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)]
+)
+def test_a_signal_saves_after_the_running_update_and_then_stops(
+    tmp_path, monkeypatch, number, error
+):
+    train(fake_config(tmp_path / "whole"))
+
+    def update_and_signal(*args, step: int, **kwargs):
+        if step == 6:
+            os.kill(os.getpid(), number)
+        return update(*args, step=step, **kwargs)
+
+    monkeypatch.setattr(loop, "update", update_and_signal)
+    before = signal.getsignal(number)
+    with pytest.raises(error) as stop:
+        train(fake_config(tmp_path / "stopped"))
+    assert number == signal.SIGINT or stop.value.code == 143
+    assert signal.getsignal(number) is before
+    assert checkpoint.steps(tmp_path / "stopped/checkpoints") == [5, 7]
+    monkeypatch.undo()
+    train(fake_config(tmp_path / "stopped"), resume=True)
+    assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
+
+
+def test_resuming_a_finished_run_only_returns_its_result(tmp_path):
+    train(fake_config(tmp_path))
+    before = (tmp_path / METRICS).read_bytes()
+    assert train(fake_config(tmp_path), resume=True) == tmp_path / "policy"
+    assert (tmp_path / METRICS).read_bytes() == before
+
+
+def test_resuming_where_nothing_was_saved_starts_from_the_beginning(tmp_path):
+    train(fake_config(tmp_path / "a"), resume=True)
+    train(fake_config(tmp_path / "b"))
+    assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
+
+
+def test_resuming_with_another_config_is_refused_field_by_field(tmp_path):
+    train(fake_config(tmp_path, steps=5))
+    changed = fake_config(tmp_path, steps=10, batch_size=4, optim=OptimConfig(lr=1.0, warmup=3))
+    with pytest.raises(
+        ValueError, match=r"batch_size: 6 then, 4 now; .*optim.lr: 0.02 then, 1.0 now"
+    ):
+        train(changed, resume=True)
+
+
+def test_resuming_past_the_last_step_is_refused(tmp_path):
+    train(fake_config(tmp_path, steps=10))
+    with pytest.raises(ValueError, match="is past the 5 steps of this run"):
+        train(fake_config(tmp_path, steps=5), resume=True)
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_goes_on(tmp_path, capsys):
+    train(fake_config(tmp_path / "whole"))
+    train(fake_config(tmp_path / "hurt"))
+    file = tmp_path / "hurt/checkpoints/20/optimiser.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1
+    file.write_bytes(content)
+    train(fake_config(tmp_path / "hurt"), resume=True)
+    assert (
+        "optimiser.safetensors is not as it was written; renamed to 20.damaged"
+        in capsys.readouterr().out
+    )
+    assert metrics(tmp_path / "hurt") == metrics(tmp_path / "whole")
+    assert same(weights(tmp_path / "hurt"), weights(tmp_path / "whole"))
+
+
+# --- tensorboard ----------------------------------------------------------------------------------
+
+
+def test_tensorboard_gets_what_the_lines_say(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(fake_config(tmp_path, tensorboard=True, steps=4))
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("loss")] == [
+        (r["step"], pytest.approx(r["loss"])) for r in metrics(tmp_path)
+    ]
