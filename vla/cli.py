@@ -5,12 +5,13 @@ it needs, so that `--help` and mistakes in the arguments are answered before tor
 """
 
 import argparse
+import ast
 import os
 import sys
 import traceback
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 OUR_PACKAGES = ("backbone", "action_expert", "vla", "envs")
 USER_ERROR_STATUS = 2
@@ -91,6 +92,35 @@ def positive(text: str) -> int:
     return value
 
 
+def _add_env_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--image-size", type=positive, metavar="PIXELS", help="default: the environment's"
+    )
+    parser.add_argument(
+        "--env-kwargs",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="further arguments of the environment, such as zoom=1.8",
+    )
+
+
+def _env_kwargs(args: argparse.Namespace) -> dict[str, Any]:
+    """What `--env-kwargs` and `--image-size` say; a value that isn't a Python literal is text."""
+    kwargs: dict[str, Any] = {}
+    for word in args.env_kwargs:
+        name, equals, text = word.partition("=")
+        if not equals or not name.isidentifier():
+            raise ValueError(f"--env-kwargs expects NAME=VALUE, such as zoom=1.8; got {word!r}")
+        try:
+            kwargs[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            kwargs[name] = text
+    if args.image_size is not None:
+        kwargs["image_size"] = args.image_size
+    return kwargs
+
+
 # --- demo -----------------------------------------------------------------------------------------
 
 
@@ -146,8 +176,13 @@ def _add_collect(commands) -> argparse.ArgumentParser:
         help="added to executed, not to stored, actions (default: 0.2)",
     )
     parser.add_argument(
-        "--image-size", type=positive, metavar="PIXELS", help="default: the environment's"
+        "--hold",
+        type=positive,
+        default=1,
+        metavar="STEPS",
+        help="how long one draw of the noise lasts (default: 1)",
     )
+    _add_env_arguments(parser)
     parser.set_defaults(run=_run_collect)
     return parser
 
@@ -161,7 +196,8 @@ def _run_collect(args: argparse.Namespace) -> None:
         args.root,
         seed=args.seed,
         noise=args.noise,
-        image_size=args.image_size,
+        hold=args.hold,
+        env_kwargs=_env_kwargs(args),
     )
     print(f"{args.episodes} episodes of {', '.join(args.env)} in {args.root}")
 
@@ -214,6 +250,12 @@ def _add_eval(commands) -> argparse.ArgumentParser:
     )
     parser.add_argument("--num-envs", type=positive, default=16, metavar="N", help="side by side")
     parser.add_argument("--max-steps", type=positive, metavar="N", help="default: the env's own")
+    parser.add_argument(
+        "--swap",
+        action="store_true",
+        help="tabletop: name another object than the seed would; shows whether the policy listens",
+    )
+    _add_env_arguments(parser)
     parser.add_argument("--videos", type=int, default=4, metavar="N", help="episodes to film")
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="default: outputs/eval/ENV")
     parser.set_defaults(run=_run_eval)
@@ -232,10 +274,15 @@ def _run_eval(args: argparse.Namespace) -> None:
         num_envs=args.num_envs,
         replan_every=args.replan_every,
         max_steps=args.max_steps,
+        options={"swap": True} if args.swap else None,
+        env_kwargs=_env_kwargs(args),
         record=args.videos,
         progress=True,
     )
     print(evaluation.table.text())
+    if args.swap:
+        reached = sum(bool(e.original_success) for e in evaluation.episodes)
+        print(f"the goal that the seed would have given: {reached}/{args.episodes}")
     folder = args.output_dir or Path("outputs/eval") / args.env.replace("/", "-")
     save_evaluation(evaluation, folder)
     print(f"saved in {folder}")

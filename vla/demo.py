@@ -7,11 +7,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 
 import torch
 
+from vla.assets import PALIGEMMA_TABLETOP
 from vla.config import DataConfig, OptimConfig, TrainConfig
 from vla.data.collect import collect
 from vla.data.dataset import open_dataset
@@ -28,7 +28,8 @@ from vla.training.loop import train
 from vla.training.policy_job import load_init
 
 ENV = "Tabletop-easy-v0"
-PRETRAINED = "assets/paligemma_tabletop"  # inside the package
+# Pictures are drawn at the model's own size, as those that its backbone learned from.
+ENV_KWARGS = {"image_size": PI0_SMALL.backbone.vision.resolution}
 RESULT = "result.json"  # also what marks a folder as a demo's output
 # Seeds of scenes, far apart: demonstrations count up from 0.
 UNSEEN, CURVE = 1_000_000, 2_000_000
@@ -40,9 +41,10 @@ ITEMS = 200  # about so many held-out observations
 class Plan:
     """How much of everything a demo does."""
 
-    episodes: int = 400
-    steps: int = 3000
+    episodes: int = 500
+    steps: int = 1600
     batch_size: int = 32
+    draws: int = 4
     warmup: int = 100
     lr: float = 1e-3
     rollouts: int = 100  # per setting: trained, untrained, swapped
@@ -89,7 +91,7 @@ def _stages(plan: Plan, folder: Path) -> bool:
     """Everything between the command and its last lines; whether the losses fell."""
     start = time.perf_counter()
     _heading(1, f"{plan.episodes} demonstrations of {ENV} by the scripted expert")
-    collect(ENV, plan.episodes, folder / "dataset", seed=plan.seed)
+    collect(ENV, plan.episodes, folder / "dataset", seed=plan.seed, env_kwargs=ENV_KWARGS)
 
     _heading(2, f"a small π0 learns from them, {plan.steps} steps")
     config = train_config(plan, folder)
@@ -153,15 +155,16 @@ def replaced(final: Path) -> Iterator[Path]:
 
 def train_config(plan: Plan, folder: Path) -> TrainConfig:
     """The run of a demo, in `folder`/run on `folder`/dataset."""
-    pretrained = Path(str(files("vla").joinpath(PRETRAINED)))
     return TrainConfig(
         output_dir=folder / "run",
         model=PI0_SMALL,
         data=DataConfig(root=folder / "dataset", allow_short_episodes=True),
-        init=pretrained if pretrained.is_dir() else None,
+        init=PALIGEMMA_TABLETOP,
         steps=plan.steps,
         batch_size=plan.batch_size,
-        optim=OptimConfig(lr=plan.lr, warmup=plan.warmup, end_lr=plan.lr / 50),
+        draws=plan.draws,
+        ema_ramp=True,
+        optim=OptimConfig(lr=plan.lr, warmup=plan.warmup, end_lr=plan.lr / 100, weight_decay=1e-4),
         seed=plan.seed,
         log_every=max(1, plan.steps // 100),
         eval_every=max(1, plan.steps // 10),
@@ -219,6 +222,7 @@ def roll_out(plan: Plan, policy: Policy, untrained: Policy) -> Outcome:
             num_envs=plan.num_envs,
             replan_every=plan.replan_every,
             options=options,
+            env_kwargs=ENV_KWARGS,
             record=FILMED,
             progress=True,
         )
@@ -242,7 +246,12 @@ def progress(
         accuracy.append(figures.chunk_accuracy(policy, items, ACTION_TOLERANCE))
         scenes = range(CURVE, CURVE + plan.curve_rollouts)
         total = evaluate(
-            policy, ENV, scenes, num_envs=plan.num_envs, replan_every=plan.replan_every
+            policy,
+            ENV,
+            scenes,
+            num_envs=plan.num_envs,
+            replan_every=plan.replan_every,
+            env_kwargs=ENV_KWARGS,
         ).table.total
         success.append(total.rate)
         print(f"step {step}: success {total.k}/{total.n}, actions {accuracy[-1]:.0%}", flush=True)
