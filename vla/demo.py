@@ -31,8 +31,8 @@ ENV = "Tabletop-easy-v0"
 # Pictures are drawn at the model's own size, as those that its backbone learned from.
 ENV_KWARGS = {"image_size": PI0_SMALL.backbone.vision.resolution}
 RESULT = "result.json"  # also what marks a folder as a demo's output
-# Seeds of scenes, far apart: demonstrations count up from 0.
-UNSEEN, CURVE = 1_000_000, 2_000_000
+# First seeds of scenes: demonstrations count up from the demo's seed, which stays far below.
+UNSEEN, CURVE, LARGEST_SEED = 1_000_000, 2_000_000, 900_000
 ACTION_TOLERANCE = 0.25  # of an action's range [-1, 1], for the accuracy curve
 ITEMS = 200  # about so many held-out observations
 
@@ -74,8 +74,12 @@ def run_demo(
 
     quick: few of everything, in under two minutes; returns 1 if the losses didn't fall, else 0.
     episodes, steps: other amounts than the plan's.
-    Raises ValueError if `output_dir` holds something that no demo made.
+    seed: of the first demonstration, of the model and of the order of samples.
+    Raises ValueError if `output_dir` holds something that no demo made, or for a seed whose scenes
+    are kept for the rollouts.
     """
+    if not 0 <= seed <= LARGEST_SEED:
+        raise ValueError(f"expected a seed from 0 to {LARGEST_SEED}, got {seed}")
     given = {"episodes": episodes, "steps": steps, "seed": seed}
     plan = replace(QUICK if quick else FULL, **{k: v for k, v in given.items() if v is not None})
     with replaced(output_dir) as folder:
@@ -105,18 +109,26 @@ def _stages(plan: Plan, folder: Path) -> bool:
     _heading(4, "report")
     held_out = held_out_demonstrations(config)
     curves = (figures.loss_curves(config.output_dir), progress(plan, config, untrained, held_out))
+    _thin_out(config.output_dir / "checkpoints")
     seconds = time.perf_counter() - start
     result = {**outcome.counts(), "seconds": round(seconds, 1)}
     (folder / RESULT).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     facts = {
         "Demonstrations": f"{plan.episodes} episodes, {sum(held_out.dataset.lengths)} frames",
         "Training": f"{plan.steps} steps of {plan.batch_size}",
+        "Start": "a small PaliGemma pretrained on this world",
         "Seed": str(plan.seed),
     }
     report = demo_report(folder, outcome, policy, held_out, curves, facts, seconds)
     write_report(report, folder / "report.html")
     print(summary(result))
     return losses_fell(config.output_dir)
+
+
+def _thin_out(checkpoints: Path) -> None:
+    """Delete all but the newest checkpoint; they have served for the curve of success."""
+    for step in checkpoint.steps(checkpoints)[:-1]:
+        shutil.rmtree(checkpoints / str(step))
 
 
 def _heading(number: int, text: str) -> None:

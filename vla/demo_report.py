@@ -94,14 +94,14 @@ def _results(outcome: Outcome) -> tuple[Result, ...]:
         Result("Trained", f"{trained.n} unseen scenes", trained, TARGETS["success"]),
         Result("Untrained", "the same scenes before training", outcome.untrained.table.total),
         Result(
-            "Swapped instruction: what it names",
-            "the sentence asks for another object of the scene",
+            "Swapped instruction, named goal",
+            "it asks for another object of the scene",
             swapped,
             TARGETS["swapped_named"],
         ),
         Result(
-            "Swapped instruction: what the scene was made for",
-            "should be rare, for a policy that listens",
+            "Swapped instruction, original goal",
+            "rare for a policy that listens",
             success_row("original", original),
             TARGETS["swapped_original"],
         ),

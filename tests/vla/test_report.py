@@ -151,3 +151,9 @@ def test_heat_is_brightest_where_it_is_largest_and_grey_elsewhere():
     y, x = np.unravel_index(brightness.argmax(), brightness.shape)
     assert (y // 16, x // 16) == (1, 2)
     assert colours(np.array([0.0, 1.0])).tolist() == [[8, 6, 40], [252, 244, 160]]
+
+
+def test_even_heat_is_dim_everywhere():
+    picture = overlay(np.full((8, 8, 3), 128, np.uint8), np.ones((4, 4)), 64)
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) == 1
+    assert picture.max() < 128

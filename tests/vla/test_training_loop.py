@@ -19,7 +19,7 @@ from vla.training import checkpoint, loop
 from vla.training.job import Microbatch
 from vla.training.log import METRICS
 from vla.training.loop import train
-from vla.training.optimiser import make_optimiser
+from vla.training.optimiser import Optimisers, make_optimiser
 from vla.training.update import freeze_unused, update, validation_loss
 
 CPU = torch.device("cpu")
@@ -84,7 +84,7 @@ class Weighted(nn.Module):
 )
 def test_the_global_norm_is_clipped_and_reported_as_it_was(clip, expected):
     model = Weighted()
-    optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
+    optimiser = Optimisers(torch.optim.SGD(model.parameters(), lr=1.0))
     batch = [Microbatch((torch.tensor([3.0, 4.0]),), 1)]
     _, norm = update(model, optimiser, batch, step=0, device=CPU, clip=clip)
     assert norm == pytest.approx(5.0)

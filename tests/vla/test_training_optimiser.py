@@ -10,7 +10,14 @@ from torch import nn
 
 from vla.config import OptimConfig
 from vla.training.job import Microbatch
-from vla.training.optimiser import freeze, make_optimiser, set_learning_rate, trained_parameters
+from vla.training.optimiser import (
+    Optimisers,
+    freeze,
+    make_optimiser,
+    set_learning_rate,
+    trained_parameters,
+)
+from vla.training.state import TrainState
 from vla.training.update import update
 
 TRACE = Path(__file__).parents[1] / "golden/schedules/openpi_adamw.npz"
@@ -95,3 +102,56 @@ def test_freezing_everything_is_refused():
     freeze(model, ["vision", "head", "dead"])
     with pytest.raises(ValueError, match="every parameter is frozen"):
         make_optimiser(model, OptimConfig())
+
+
+class Blocks(nn.Module):
+    """One matrix inside a block and one outside."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Linear(3, 4)
+        self.body = nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(4, 4)])})
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body["blocks"][0](self.stem(x)).square().mean()  # pyright: ignore
+
+
+def test_muon_takes_the_matrices_of_blocks_at_its_own_rate():
+    model = Blocks()
+    config = OptimConfig(lr=0.1, warmup=0, muon_lr=0.5, lr_factors=(("body", 0.5),))
+    optimiser = make_optimiser(model, config)
+    set_learning_rate(optimiser, config, 0, steps=10)
+    rates = {p: group["lr"] for group in optimiser.param_groups for p in group["params"]}
+    assert {name: rates[p] for name, p in model.named_parameters()} == {
+        "stem.weight": 0.1,
+        "stem.bias": 0.1,
+        "body.blocks.0.weight": 0.25,
+        "body.blocks.0.bias": 0.05,
+    }
+
+
+def test_muon_goes_on_exactly_from_saved_moments():
+    """Ten updates equal five, a copy into fresh ones, and five more."""
+    config = OptimConfig(lr=0.01, warmup=0, muon_lr=0.02)
+    x = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    batch = [Microbatch((x,), 8)]
+
+    def run(model: nn.Module, optimiser: Optimisers, steps: range) -> TrainState:
+        for k in steps:
+            set_learning_rate(optimiser, config, k, steps=10)
+            update(model, optimiser, batch, step=k, device=torch.device("cpu"), clip=1.0)
+        return TrainState(model, optimiser, None)
+
+    torch.manual_seed(0)
+    model = Blocks()
+    optimiser = make_optimiser(model, config)
+    half = run(model, optimiser, range(5)).tensors()
+    saved = {file: {k: v.clone() for k, v in values.items()} for file, values in half.items()}
+    whole = run(model, optimiser, range(5, 10)).tensors()
+    fresh = Blocks()
+    state = TrainState(fresh, make_optimiser(fresh, config), None)
+    state.fill(saved, "memory")
+    resumed = run(fresh, state.optimiser, range(5, 10)).tensors()
+    for file in ("model", "optimiser"):
+        assert whole[file].keys() == resumed[file].keys()
+        assert all(torch.equal(whole[file][k], resumed[file][k]) for k in whole[file])

@@ -1,7 +1,8 @@
 """Look a LeRobotDataset v3 over for faults that training would not notice.
 
 LeRobot 0.6 reads past most of these: a NaN goes into the batch, a deleted row shifts every later
-action chunk, another fps in info.json changes their spacing, all without a word.
+action chunk, another fps in info.json changes their spacing, all without a word. So the metadata
+comes through LeRobot, as in training, and the rows straight from the files.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import av
 import numpy as np
+from av.error import FFmpegError
 
 from vla.data.dataset import ACTION, BOOKKEEPING, STATE, Dataset, open_dataset
-from vla.data.video import frame_count
+from vla.data.parquet import read_column
 
 MOST_PER_KIND = 20  # faults of one kind that are listed; a broken recorder makes thousands
 TOLERANCE = 0.1  # of a frame, between a timestamp and frame_index / fps
@@ -86,12 +89,16 @@ def _counts(dataset: Dataset) -> Iterator[Fault]:
     if twice:
         fix = "the recording did not finish; collect again"
         yield Fault(f"episode {twice[0]}", "is listed twice in meta/episodes", fix)
+    elif numbers != sorted(numbers):
+        fix = "sort its rows by episode_index"
+        yield Fault("meta/episodes", "lists the episodes out of order", fix)
     elif numbers != list(range(len(numbers))):
         gap = next(i for i, n in enumerate(numbers) if i != n)
         yield Fault(f"episode {gap}", "is missing from meta/episodes", "copy the dataset again")
     for name, found in (("total_episodes", len(lengths)), ("total_frames", sum(lengths))):
-        if dataset.info.get(name) != found:
-            what = f"{name} is {dataset.info.get(name)}, meta/episodes has {found}"
+        told = getattr(dataset.meta.info, name)
+        if told != found:
+            what = f"{name} is {told}, meta/episodes has {found}"
             yield Fault(info, what, f"set {name} to {found} if no file is missing")
     for episode, length in enumerate(lengths):
         if length < 1:
@@ -110,20 +117,23 @@ def _columns(dataset: Dataset) -> Iterator[Fault]:
         if feature["dtype"] in ("video", "image", "string", "language") or name in BOOKKEEPING:
             continue
         try:
-            values = dataset.column(name)
+            values = _column(dataset, name)
         except (ValueError, OSError) as error:
             yield _from_error("data", dataset, error)
             continue
         if len(values) and values[0].size != int(np.prod(feature["shape"])):
-            what = (
-                f"{name} has {values[0].size} numbers per frame, info.json says {feature['shape']}"
-            )
+            shape = list(feature["shape"])
+            what = f"{name} has {values[0].size} numbers per frame, info.json says {shape}"
             yield Fault("data", what, "set the shape in meta/info.json to what the data holds")
+
+
+def _column(dataset: Dataset, name: str) -> np.ndarray:
+    return np.concatenate([read_column(path, name) for path in dataset.data_files])
 
 
 def _index(dataset: Dataset) -> Iterator[Fault]:
     """`index` counts 0, 1, 2, …: a row that is missing would shift every later action chunk."""
-    index = dataset.column("index")
+    index = _column(dataset, "index")
     total = sum(dataset.lengths)
     wrong = np.flatnonzero(index != np.arange(len(index)))
     if len(wrong):
@@ -137,7 +147,7 @@ def _index(dataset: Dataset) -> Iterator[Fault]:
 
 def _episode_rows(dataset: Dataset) -> Iterator[Fault]:
     """meta/episodes and the rows agree on where each episode begins and ends."""
-    numbers, frames = dataset.column("episode_index"), dataset.column("frame_index")
+    numbers, frames = _column(dataset, "episode_index"), _column(dataset, "frame_index")
     expected = 0
     for episode, (start, length) in enumerate(zip(dataset.starts, dataset.lengths, strict=True)):
         where, fix = f"episode {episode}", "copy the dataset again or drop the episode"
@@ -159,7 +169,7 @@ def _episode_rows(dataset: Dataset) -> Iterator[Fault]:
 
 
 def _timestamps(dataset: Dataset) -> Iterator[Fault]:
-    times, frames = dataset.column("timestamp"), dataset.column("frame_index")
+    times, frames = _column(dataset, "timestamp"), _column(dataset, "frame_index")
     late = np.abs(times - frames / dataset.fps) * dataset.fps
     for row in np.flatnonzero(~(late <= TOLERANCE)):
         what = (
@@ -172,7 +182,7 @@ def _timestamps(dataset: Dataset) -> Iterator[Fault]:
 
 
 def _tasks(dataset: Dataset) -> Iterator[Fault]:
-    tasks = dataset.column("task_index")
+    tasks = _column(dataset, "task_index")
     for row in np.flatnonzero(~np.isin(tasks, list(dataset.tasks))):
         what = f"task_index is {tasks[row]}, meta/tasks.parquet has {len(dataset.tasks)} tasks"
         yield Fault(_place(dataset, row), what, "add the instruction to meta/tasks.parquet")
@@ -182,7 +192,7 @@ def _finite(dataset: Dataset) -> Iterator[Fault]:
     for name, feature in dataset.features.items():
         if not str(feature["dtype"]).startswith("float") or name in BOOKKEEPING:
             continue
-        values = dataset.column(name)
+        values = _column(dataset, name)
         values = values.reshape(len(values), -1)
         for row, dim in np.argwhere(~np.isfinite(values)):
             what = f"{name}[{dim}] is {values[row, dim]}"
@@ -224,13 +234,28 @@ def _video_file(path: Path, camera: str, needed: int) -> Iterator[Fault]:
         yield Fault(f"camera {camera}", f"video {path} is missing", "copy the dataset again")
         return
     try:
-        found = frame_count(path)
+        found = _frame_count(path)
     except ValueError as error:
         yield Fault(f"camera {camera}", str(error), "copy the file again")
         return
     if 0 < found < needed:
         what = f"video {path} has {found} frames, its episodes need {needed}"
         yield Fault(f"camera {camera}", what, "copy the file again")
+
+
+def _frame_count(path: Path) -> int:
+    """Frames that the file's header promises; 0 where it does not say.
+
+    Raises ValueError if the file cannot be opened or holds no video.
+    """
+    try:
+        with av.open(str(path)) as container:
+            frames = [stream.frames for stream in container.streams.video]
+    except FFmpegError as error:
+        raise ValueError(f"video {path} cannot be opened ({error})") from error
+    if not frames:
+        raise ValueError(f"video {path} holds no video stream")
+    return frames[0]
 
 
 def _pictures(dataset: Dataset) -> Iterator[Fault]:

@@ -1,4 +1,4 @@
-"""A LeRobotDataset v3 folder, read with pyarrow and PyAV alone.
+"""A LeRobotDataset v3 folder on this machine, read through LeRobot.
 
     meta/info.json                        fps, features, path templates
     meta/tasks.parquet                    instruction ↔ task_index
@@ -6,63 +6,79 @@
     data/chunk-*/file-*.parquet           one row per frame: state, action, timestamp, indices
     videos/<camera>/chunk-*/file-*.mp4    many episodes per file; or images inside the data files
 
-Reading the folder directly keeps `import lerobot` (seconds) out of training, never asks the
-network, and lets a broken dataset be described rather than fail somewhere inside. Items equal those
-of `LeRobotDataset(..., video_backend="pyav")`; a test holds the two against each other.
+Metadata, rows and pictures come from LeRobot's own functions. Around them: the network is never
+asked, where `LeRobotDataset(...)` looks on the Hub for a file that is missing; what is wrong is
+said in one line; and pictures come by the episode, one seek in the video for all of them.
+`import lerobot` takes seconds, so it waits until a dataset is opened.
 """
 
 from __future__ import annotations
 
-import io
 import json
+import os.path
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from PIL import Image
 
-from vla.data.video import decode
+from vla.data.parquet import require_columns
+
+if TYPE_CHECKING:
+    import datasets
+    from lerobot.datasets import LeRobotDatasetMetadata
 
 IMAGES = "observation.images."
 STATE = "observation.state"
 ACTION = "action"
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")
-CAMERA_TYPES = ("video", "image")
+# What every episode's row in meta/episodes has, besides its place in each video.
+EPISODE_COLUMNS = (
+    "episode_index",
+    "length",
+    "dataset_from_index",
+    "dataset_to_index",
+    "data/chunk_index",
+    "data/file_index",
+)
+# Of a frame: how far a picture's time may be from the one asked for. Joining files rounds times;
+# at half a frame the next picture would pass for the one that is missing.
+TOLERANCE = 0.4
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What the folder at `root` says about itself; frames and columns are read when asked for.
-
-    info: meta/info.json. episodes: one dict per episode, in order. tasks: instructions by
-    task_index.
-    """
+    """The folder at `root` as LeRobot describes it; rows and pictures are read when asked for."""
 
     root: Path
-    info: dict[str, Any]
-    episodes: list[dict[str, Any]]
-    tasks: dict[int, str]
+    meta: LeRobotDatasetMetadata
 
     @property
     def fps(self) -> float:
-        return self.info["fps"]
+        return self.meta.fps
 
     @property
     def features(self) -> dict[str, dict[str, Any]]:
-        return self.info["features"]
+        return self.meta.features
 
     @property
     def cameras(self) -> list[str]:
         """Names of the cameras; `observation.images.` is left out where a feature has it."""
-        return [
-            name.removeprefix(IMAGES)
-            for name, feature in self.features.items()
-            if feature["dtype"] in CAMERA_TYPES and not _is_depth(feature)
-        ]
+        depth = self.meta.depth_keys
+        return [key.removeprefix(IMAGES) for key in self.meta.camera_keys if key not in depth]
+
+    @cached_property
+    def episodes(self) -> list[dict[str, Any]]:
+        """One row of meta/episodes per episode."""
+        return [] if self.meta.episodes is None else self.meta.episodes.to_list()
+
+    @cached_property
+    def tasks(self) -> dict[int, str]:
+        """Instructions by task_index."""
+        if self.meta.tasks is None:
+            return {}
+        return {int(index): str(task) for task, index in self.meta.tasks["task_index"].items()}
 
     @cached_property
     def lengths(self) -> list[int]:
@@ -76,41 +92,44 @@ class Dataset:
 
     @cached_property
     def data_files(self) -> list[Path]:
-        """The files of frames, in the order of their rows."""
-        keys = [(e["data/chunk_index"], e["data/file_index"]) for e in self.episodes]
-        template = self.info["data_path"]
+        """The files of frames that the episodes name, in the order of their rows."""
+        places = {(e["data/chunk_index"], e["data/file_index"]) for e in self.episodes}
         return [
-            self.inside(template.format(chunk_index=chunk, file_index=file))
-            for chunk, file in sorted(set(keys))
+            self._inside(self.meta.data_path.format(chunk_index=chunk, file_index=file))
+            for chunk, file in sorted(places)
         ]
 
-    def inside(self, relative: str) -> Path:
-        """`root / relative`. Raises ValueError if that leads out of the dataset's folder."""
-        path = (self.root / relative).resolve()
-        if not path.is_relative_to(self.root.resolve()):
-            raise ValueError(
-                f"{self.root}: meta/info.json leads to {relative}, outside the dataset; "
-                "restore LeRobot's own data_path and video_path"
-            )
-        return path
+    @cached_property
+    def _rows(self) -> datasets.Dataset:
+        """The rows of all frames, as in `LeRobotDataset.hf_dataset`, without its way to the Hub."""
+        from datasets.exceptions import DatasetGenerationError
+        from lerobot.datasets.feature_utils import get_hf_features_from_features
+        from lerobot.datasets.io_utils import load_nested_dataset
 
-    def feature_name(self, camera: str) -> str:
-        """The feature that holds a camera's pictures."""
-        return camera if camera in self.features else IMAGES + camera
-
-    def table(self, columns: list[str]) -> pa.Table:
-        """Columns of all frames, in the order of the files' rows.
-
-        Raises ValueError if a file is damaged or lacks a column, FileNotFoundError if it is gone.
-        """
-        return pa.concat_tables([_read_columns(path, columns) for path in self.data_files])
+        for path in self.data_files:
+            require_columns(path, (name for name in BOOKKEEPING if name in self.features))
+        features = get_hf_features_from_features(self.features)
+        try:
+            return load_nested_dataset(self.root / "data", features)
+        except DatasetGenerationError as error:
+            raise _unreadable(self.root / "data", error) from error
 
     def column(self, name: str) -> np.ndarray:
         """One numeric column: [frames] of a scalar feature, [frames, D] of a vector.
 
-        Raises ValueError if rows differ in length, and as `table` does.
+        Integers are int64, fractions float32. No picture is decoded.
+        Raises ValueError if a file is damaged or lacks the column, FileNotFoundError if it is gone.
         """
-        return _to_numpy(self.table([name]).column(name), f"{self.root}: {name}")
+        if name not in self.features:
+            raise ValueError(
+                f"{self.root} has no feature {name}, only {', '.join(self.features)}; "
+                "rename yours to it"
+            )
+        return self._rows.with_format("numpy")[name][:]
+
+    def feature_name(self, camera: str) -> str:
+        """The feature that holds a camera's pictures."""
+        return camera if camera in self.features else IMAGES + camera
 
     def video_file(self, camera: str, episode: int) -> Path:
         """The video that holds an episode's pictures of a camera.
@@ -120,13 +139,13 @@ class Dataset:
         key = self.feature_name(camera)
         row = self.episodes[episode]
         chunk, file = (row.get(f"videos/{key}/{name}_index") for name in ("chunk", "file"))
-        if chunk is None or file is None:
+        if chunk is None or file is None or self.meta.video_path is None:
             raise ValueError(
                 f"{self.root}: camera {camera} is declared but episode {episode} has no video of "
                 "it; record it again or drop the camera from meta/info.json"
             )
-        path = self.info["video_path"].format(video_key=key, chunk_index=chunk, file_index=file)
-        return self.inside(path)
+        template = self.meta.video_path
+        return self._inside(template.format(video_key=key, chunk_index=chunk, file_index=file))
 
     def frames(
         self, camera: str, episode: int, first: int = 0, count: int | None = None
@@ -137,37 +156,32 @@ class Dataset:
         Raises ValueError, naming episode, camera and file, if the video does not hold them.
         """
         count = self.lengths[episode] - first if count is None else count
-        if self.features[self.feature_name(camera)]["dtype"] == "image":
-            return self._stored_images(camera, self.starts[episode] + first, count)
+        key = self.feature_name(camera)
+        if self.features[key]["dtype"] == "image":
+            row = self.starts[episode] + first
+            pictures = self._rows[key][row : row + count]
+            return np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
         path = self.video_file(camera, episode)
-        start = float(self.episodes[episode][f"videos/{self.feature_name(camera)}/from_timestamp"])
+        start = float(self.episodes[episode][f"videos/{key}/from_timestamp"])
         try:
-            return decode(path, start + first / self.fps, count, self.fps)
+            return _decode(path, [start + (first + i) / self.fps for i in range(count)], self.fps)
         except (ValueError, OSError) as error:
             raise ValueError(
                 f"{self.root}: episode {episode}, camera {camera}: {error}; "
                 "copy the file again or record the episode again"
             ) from error
 
-    def _stored_images(self, camera: str, row: int, count: int) -> np.ndarray:
-        key, files = self.feature_name(camera), []
-        for path, group, first, rows in self._row_groups:
-            if first < row + count and row < first + rows:
-                column = pq.ParquetFile(path).read_row_group(group, columns=[key]).column(key)
-                files += column[max(0, row - first) : row + count - first].to_pylist()
-        return np.stack([_decode_image(file["bytes"]) for file in files])
+    def _inside(self, relative: str) -> Path:
+        """`root / relative`. Raises ValueError if that leads out of the dataset's folder.
 
-    @cached_property
-    def _row_groups(self) -> list[tuple[Path, int, int, int]]:
-        """Each row group, LeRobot's unit of writing: its file, number, first row, and rows."""
-        groups, first = [], 0
-        for path in self.data_files:
-            metadata = pq.read_metadata(path)
-            for group in range(metadata.num_row_groups):
-                rows = metadata.row_group(group).num_rows
-                groups.append((path, group, first, rows))
-                first += rows
-        return groups
+        Links inside it may lead anywhere: the Hub's cache is made of them.
+        """
+        if os.path.isabs(relative) or os.path.normpath(relative).startswith(".."):
+            raise ValueError(
+                f"{self.root}: meta/info.json leads to {relative}, outside the dataset; "
+                "restore LeRobot's own data_path and video_path"
+            )
+        return self.root / relative
 
 
 def open_dataset(root: str | Path) -> Dataset:
@@ -182,27 +196,40 @@ def open_dataset(root: str | Path) -> Dataset:
             f"no dataset at {root}; make one with `vla collect ENV --episodes N --root {root}`, "
             "or give the folder that holds meta/, data/ and videos/"
         )
-    info = _read_info(root)
-    tasks = _read_table(root / "meta/tasks.parquet").to_pylist()
-    files = sorted((root / "meta/episodes").glob("*/*.parquet"))
-    rows = [row for file in files for row in _read_table(file).to_pylist()]
-    rows.sort(key=lambda row: row["episode_index"])
-    # pandas keeps the instruction as the table's index, under its own name or a made-up one
-    named = {int(t["task_index"]): t.get("task", t.get("__index_level_0__")) for t in tasks}
-    return Dataset(root, info, rows, named)
+    info = _read_json(root / "meta/info.json")
+    _require_info(root, info)
+    if info["total_episodes"]:
+        _require_tables(root)
+    if (root / "meta/stats.json").is_file():
+        _read_json(root / "meta/stats.json")
+
+    from datasets.exceptions import DatasetGenerationError
+    from lerobot.datasets import LeRobotDatasetMetadata
+
+    try:
+        return Dataset(root, LeRobotDatasetMetadata(f"local/{root.name}", root=root))
+    except DatasetGenerationError as error:
+        raise _unreadable(root / "meta/episodes", error) from error
 
 
-def _read_info(root: Path) -> dict[str, Any]:
-    path = root / "meta/info.json"
+def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
+        root = path.parents[1]
         held = ", ".join(sorted(p.name for p in root.iterdir())) or "nothing"
         raise FileNotFoundError(
             f"{root} is not a LeRobotDataset: meta/info.json is missing, the folder holds {held}"
         )
     try:
-        info = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}); restore it from the source") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no JSON object; restore it from the source")
+    return content
+
+
+def _require_info(root: Path, info: dict[str, Any]) -> None:
+    """Raise ValueError where LeRobot would fail on meta/info.json without saying how to mend it."""
     version = str(info.get("codebase_version", "unknown"))
     if not version.startswith("v3."):
         raise ValueError(
@@ -210,67 +237,55 @@ def _read_info(root: Path) -> dict[str, Any]:
             "`python -m lerobot.scripts.convert_dataset_v21_to_v30 --push-to-hub=false "
             f"--repo-id=local/{root.name} --root={root}`"
         )
-    missing = [key for key in ("fps", "features", "data_path") if key not in info]
-    if missing or not isinstance(info["fps"], int | float) or info["fps"] <= 0:
-        wrong = f"lacks {', '.join(missing)}" if missing else f"has fps {info['fps']!r}"
-        raise ValueError(f"{path} {wrong}; restore it from the source")
-    return info
+    needed = ("fps", "features", "total_episodes", "total_frames", "total_tasks")
+    missing = [key for key in needed if key not in info]
+    if missing:
+        wrong = f"lacks {', '.join(missing)}"
+    elif not isinstance(info["fps"], int | float) or info["fps"] <= 0:
+        wrong = f"has fps {info['fps']!r}"
+    elif vague := [n for n, f in info["features"].items() if not {"dtype", "shape"} <= set(f)]:
+        wrong = f"gives feature {vague[0]} no dtype or no shape"
+    else:
+        return
+    raise ValueError(f"{root / 'meta/info.json'} {wrong}; restore it from the source")
 
 
-def _read_table(path: Path) -> pa.Table:
+def _require_tables(root: Path) -> None:
+    """The tables of meta/, without which LeRobot would turn to the Hub."""
+    tables = sorted((root / "meta/episodes").glob("*/*.parquet"))
+    if not tables:
+        raise FileNotFoundError(f"{root / 'meta/episodes'} has no table; copy the dataset again")
+    for path in tables:
+        require_columns(path, EPISODE_COLUMNS)
+    require_columns(root / "meta/tasks.parquet", ["task_index"])
+
+
+def _unreadable(folder: Path, error: Exception) -> ValueError:
+    reason = str(error.__cause__ or error).partition("\n")[0]
+    return ValueError(
+        f"{folder} cannot be read ({reason}); `vla check` says more, or copy the dataset again"
+    )
+
+
+def _decode(path: Path, times: list[float], fps: float) -> np.ndarray:
+    """The pictures of a video at `times`, seconds, uint8 RGB [len(times), H, W, 3].
+
+    By LeRobot with PyAV, in software; torchcodec fails at random with some ffmpeg builds.
+    Raises FileNotFoundError if there is no such file, ValueError if it cannot be decoded or a
+    picture is missing; the message names the file and the times.
+    """
+    from av.error import FFmpegError
+    from lerobot.datasets.video_utils import FrameTimestampError, decode_video_frames
+
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; copy the dataset again")
+        raise FileNotFoundError(f"video {path} is missing")
     try:
-        return pq.read_table(path)
-    except pa.ArrowException as error:
-        raise ValueError(f"{path} is not a whole parquet file ({error}); copy it again") from error
-
-
-def _read_columns(path: Path, columns: list[str]) -> pa.Table:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; copy the dataset again")
-    try:
-        held = pq.read_schema(path).names
-        missing = [name for name in columns if name not in held]
-        if missing:
-            raise ValueError(
-                f"{path} has no column {missing[0]}, only {', '.join(held)}; copy it again"
-            )
-        table = pq.read_table(path, columns=columns, memory_map=True)
-    except pa.ArrowException as error:
-        raise ValueError(f"{path} is not a whole parquet file ({error}); copy it again") from error
-    return table.replace_schema_metadata(None)
-
-
-def _to_numpy(column: pa.ChunkedArray, name: str) -> np.ndarray:
-    if column.null_count:
-        row = column.is_null().to_pylist().index(True)
-        raise ValueError(f"{name} has no value in row {row}; record that episode again")
-    if not pa.types.is_nested(column.type):
-        return column.to_numpy()
-    values = [_list_to_numpy(chunk, name) for chunk in column.chunks if len(chunk)]
-    return np.concatenate(values) if values else np.zeros((0, 0), np.float32)
-
-
-def _list_to_numpy(array: pa.Array, name: str) -> np.ndarray:
-    lengths = np.asarray(array.value_lengths()) if hasattr(array, "value_lengths") else None
-    if lengths is not None and len(set(lengths.tolist())) > 1:
-        usual = int(np.median(lengths))
-        row = int(np.flatnonzero(lengths != usual)[0])
-        raise ValueError(
-            f"{name} has {lengths[row]} values in row {row} where others have {usual}; "
-            "record that episode again"
+        pictures = decode_video_frames(
+            path, times, TOLERANCE / fps, backend="pyav", return_uint8=True
         )
-    flat = array.flatten()
-    if pa.types.is_nested(flat.type):
-        return np.array(array.to_pylist())
-    return flat.to_numpy(zero_copy_only=False).reshape(len(array), -1)
-
-
-def _decode_image(content: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
-
-
-def _is_depth(feature: dict[str, Any]) -> bool:
-    info = feature.get("info") or {}
-    return bool(info.get("is_depth_map") or info.get("video.is_depth_map"))
+    except FrameTimestampError as error:
+        span = f"from {times[0]:.3f} to {times[-1]:.3f} s"
+        raise ValueError(f"video {path} lacks some of the {len(times)} frames {span}") from error
+    except (FFmpegError, IndexError) as error:  # IndexError: a file without a video stream
+        raise ValueError(f"video {path} cannot be decoded ({error})") from error
+    return pictures.permute(0, 2, 3, 1).contiguous().numpy()

@@ -37,11 +37,10 @@ def loss_curves(run: Path) -> Curves:
     metrics = read_metrics(run)
     series = smoothed("training", *metrics["loss"])
     note = "Mean squared error of the predicted velocity."
+    if len(series) > 1:
+        note += " The faint line is each report, the firm one their running mean."
     if "validation_loss" in metrics:
         series += (Series("held-out episodes", *metrics["validation_loss"], colour=2, points=True),)
-        note += (
-            " The faint line is each report of the training loss, the firm one its running mean."
-        )
     return Curves(series, "Flow-matching loss", note, "loss")
 
 

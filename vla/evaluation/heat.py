@@ -9,6 +9,8 @@ STOPS = np.array(
     dtype=float,
 )
 
+PEAK = 3.0
+
 
 def colours(values: np.ndarray) -> np.ndarray:
     """`values` float [...] in [0, 1] → uint8 [..., 3]; values outside are clipped."""
@@ -26,11 +28,12 @@ def colour_scale(width: int = 128) -> np.ndarray:
 def overlay(image: np.ndarray, heat: np.ndarray, width: int) -> np.ndarray:
     """`heat` over `image`, enlarged to `width` pixels across: uint8 [H', width, 3].
 
-    image: uint8 [H, W, 3]; heat: float [h, w], not negative, one value per patch, of any scale: the
-    largest becomes the brightest. The picture shows through in grey where there is little heat.
+    image: uint8 [H, W, 3]; heat: float [h, w], not negative, one value per patch, of any scale. The
+    largest becomes the brightest if it is at least `PEAK` times the mean; so even heat stays dim.
+    The picture shows through in grey where there is little heat.
     """
     height = round(width * image.shape[0] / image.shape[1])
-    top = float(heat.max())
+    top = max(float(heat.max()), PEAK * float(heat.mean()))
     scaled = (heat / top if top > 0 else heat).astype(np.float32)
     smooth = np.array(Image.fromarray(scaled).resize((width, height), Image.Resampling.BICUBIC))
     smooth = np.clip(smooth, 0.0, 1.0)

@@ -325,15 +325,14 @@ def _attention(panels: Sequence[Attention]) -> str:
     body = "".join(
         _figure(_camera_pictures(p), f"“{p.task}”", _shares_note(p), _shares_bar(p)) for p in panels
     )
-    scale = (
-        f'<div class="scale"><span>none</span><img alt="colour scale from no attention to the '
-        f'most" src="{png(colour_scale())}"><span>the most of any patch</span></div>'
-    )
+    picture = f'<img alt="colour scale, dark to bright" src="{png(colour_scale())}">'
+    most = "the most of any patch, at least 3 times an even share"
+    scale = f'<div class="scale"><span>none</span>{picture}<span>{most}</span></div>'
     return _section(
         "attention",
         "What the actions looked at",
         "Attention of the action tokens over each camera's image patches, mean over tokens, heads "
-        "and layers, beside the picture itself. Colours are scaled per camera.",
+        "and layers, beside the picture itself. Each camera has its own scale.",
         f'{scale}<div class="grid two">{body}</div>',
     )
 

@@ -1,4 +1,4 @@
-"""AdamW over the parameters that are trained, with a learning rate per part of the model."""
+"""AdamW and Muon over what is trained, with a learning rate per part of the model."""
 
 import difflib
 from collections.abc import Iterable
@@ -36,7 +36,7 @@ class Optimisers:
 
     @property
     def state(self) -> dict[Tensor, dict[str, Tensor]]:
-        """Live moments of every parameter, by name."""
+        """Live moments of every parameter."""
         return {p: moments for part in self.parts for p, moments in part.state.items()}
 
     def step(self) -> None:
@@ -62,12 +62,11 @@ def make_optimiser(model: nn.Module, config: OptimConfig) -> Optimisers:
     factors: dict[str, float] = {}
     for prefix, factor in sorted(config.lr_factors, key=lambda item: len(item[0])):
         factors |= {name: factor for name, _ in _under(model, prefix)}
+    muon_share = 0.0 if config.muon_lr is None else config.muon_lr / config.lr
     groups: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
     for name, parameter in trained_parameters(model).items():
-        matrix = config.muon_lr is not None and parameter.dim() == 2 and ".blocks." in name
-        factor = factors.get(name, 1.0)
-        if matrix:
-            factor *= config.muon_lr / config.lr
+        matrix = muon_share > 0 and parameter.dim() == 2 and ".blocks." in name
+        factor = factors.get(name, 1.0) * (muon_share if matrix else 1.0)
         decayed = parameter.dim() >= config.decay_min_dims
         groups.setdefault((matrix, factor, decayed), []).append(parameter)
     if not groups:
