@@ -21,9 +21,7 @@ MAX_PERIOD = 4.0
 
 @dataclass(frozen=True)
 class ActionExpertConfig:
-    """Sizes of the expert. `gemma` must share depth, heads and head size with the backbone's
-    Gemma.
-    """
+    """Sizes. `gemma` must share depth, heads and head size with the backbone's Gemma."""
 
     gemma: GemmaConfig
     state_dim: int = 32

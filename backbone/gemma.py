@@ -56,17 +56,13 @@ def rope_angles(position: Tensor, head_dim: int, dtype: torch.dtype) -> Tensor:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the pairs (j, j + H/2) of x [B, heads, T, H] by their angles, in the angles'
-    precision.
-    """
+    """Turn the pairs (j, j + H/2) of x [B, heads, T, H], in the precision of cos and sin."""
     a, b = x.to(cos.dtype).chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) · (1 + weight), computed in float32 and cast back at the end. Weight starts at
-    0.
-    """
+    """x / rms(x) · (1 + weight) in float32, cast back at the end. The weight starts at 0."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -96,9 +92,7 @@ class Attention(nn.Module):
         return k, self._heads(self.v_proj(x))
 
     def forward(self, x: Tensor, k: Tensor, v: Tensor, mask: Tensor, cos: Tensor, sin: Tensor):
-        """Attend from x [B, T, D] to k, v [B, K, S, H] under mask [B, 1, T, S]; return [B, T,
-        D].
-        """
+        """Attend from x [B, T, D] to k, v [B, K, S, H] under mask [B, 1, T, S]: [B, T, D]."""
         q = rotate(self._heads(self.q_proj(x)), cos, sin)
         k, v = self._share(k), self._share(v)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -126,9 +120,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One pre-norm transformer block. An ordinary module, so FSDP2 and compile can take it
-    alone.
-    """
+    """One pre-norm block. An ordinary module, so FSDP2 and compile can take it alone."""
 
     def __init__(self, config: GemmaConfig):
         super().__init__()
@@ -180,8 +172,7 @@ class Gemma(nn.Module):
         the final norm are dead work and are skipped (5.5 % of π0's prefix); hidden states are then
         None.
 
-        Returns (hidden states after the final norm, float [B, T, D]; the cache of the *new*
-        tokens).
+        Returns (hidden states after the final norm, float [B, T, D]; the *new* tokens' cache).
         """
         start = 0 if cache is None else cache.length
         key_block, key_valid = block, valid

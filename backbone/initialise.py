@@ -18,8 +18,7 @@ PATCH_SCALE = 0.5
 def order_places(model: PaliGemma, first_loc: int, locs: int = 1024) -> None:
     """Start `model`'s patch positions and `<loc>` rows as sines of the place that they stand for.
 
-    first_loc: id of `<loc0000>`. Changes the parameters in place; draws from torch's global
-    generator.
+    first_loc: id of `<loc0000>`. Changes parameters in place; draws from the global generator.
     """
     vision, table = model.config.vision, model.embedding.weight
     grid = vision.resolution // vision.patch
@@ -37,9 +36,7 @@ def order_places(model: PaliGemma, first_loc: int, locs: int = 1024) -> None:
 
 
 def _sines(places: int, width: int) -> Tensor:
-    """Sines and cosines of `places` evenly spaced places at octaves from half a turn up, [places,
-    width].
-    """
+    """Sines and cosines of evenly spaced places, octaves from half a turn: [places, width]."""
     x = (torch.arange(places) + 0.5) / places
     octaves = torch.linspace(0, 5, width // 2).clamp(max=math.log2(max(places / 2, 2)))
     angle = math.pi * x[:, None] * 2**octaves

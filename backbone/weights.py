@@ -18,9 +18,7 @@ def save_weights(module: nn.Module, path: Path | str) -> None:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path | str) -> None:
-    """Write named tensors to `path`; a file of that name stays whole until the new one is
-    complete.
-    """
+    """Write named tensors to `path`; an older file stays whole until the new one is complete."""
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
     try:

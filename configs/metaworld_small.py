@@ -8,8 +8,8 @@
         --seed 1000000 --image-size 72 --env-kwargs zoom=1.8    # and the other two
 
 Starts from the PaliGemma that learned to see on the built-in tabletop: a red goal is found like a
-red circle. Control runs at 80 Hz, so noise is held for 10 steps to reach states that an expert's path
-does not, and chunks are 16 steps (0.2 s). Time and success stand in docs/results.md.
+red circle. Control runs at 80 Hz, so noise is held for 10 steps to reach states that the expert's
+own path does not, and chunks are 16 steps (0.2 s). Time and success stand in docs/results.md.
 """
 
 from dataclasses import replace

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from vla.data.check import check
+from vla.data.dataset import open_dataset
 from vla.data.demonstrations import Demonstrations
+from vla.data.stats import norm_stats
 
 DATA = "data/chunk-000/file-000.parquet"
 EPISODES = "meta/episodes/chunk-000/file-000.parquet"
@@ -25,6 +28,12 @@ def root(video_dataset, tmp_path):
 def set_info(root, **values):
     path = root / "meta/info.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def set_info_shape(root, feature, shape):
+    features = json.loads((root / "meta/info.json").read_text())["features"]
+    features[feature]["shape"] = shape
+    set_info(root, features=features)
 
 
 def set_values(root, file, column, values: dict[int, object]):
@@ -100,6 +109,60 @@ def test_an_unusable_rate_is_named(root):
     set_info(root, fps=0)
     with pytest.raises(ValueError, match=r"info.json has fps 0"):
         check(root)
+
+
+@pytest.mark.parametrize(
+    "missing", ["meta/tasks.parquet", "meta/episodes", "data", "videos", "meta/info.json"]
+)
+def test_what_is_missing_is_named_and_not_looked_for_on_the_hub(root, missing, monkeypatch):
+    def no_network(*address, **_):
+        raise AssertionError(f"asked for {address}")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+    path = root / missing
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises((FileNotFoundError, ValueError), match=rf"{missing}\S* (is missing|has no)"):
+        Demonstrations(root, 4)
+    if missing != "videos":
+        with pytest.raises(FileNotFoundError, match=missing):
+            norm_stats(root)
+
+
+def test_metadata_without_a_column_is_named(root):
+    table = pq.read_table(root / EPISODES)
+    pq.write_table(table.drop_columns(["length"]), root / EPISODES)
+    with pytest.raises(ValueError, match=r"file-000.parquet has no column length, only"):
+        open_dataset(root)
+
+
+def test_a_feature_without_a_type_is_named(root):
+    info = json.loads((root / "meta/info.json").read_text())
+    del info["features"]["action"]["dtype"]
+    set_info(root, features=info["features"])
+    with pytest.raises(ValueError, match="gives feature action no dtype or no shape"):
+        open_dataset(root)
+
+
+def test_rows_that_lerobot_cannot_read_end_in_one_line(root):
+    set_info_shape(root, "action", [7])
+    with pytest.raises(ValueError, match=r"data cannot be read \(.*\); `vla check` says more") as e:
+        norm_stats(root)
+    assert "\n" not in str(e.value)
+    drop_rows(root, DATA, [7])
+    set_info_shape(root, "action", [2])
+    with pytest.raises(ValueError, match=r"data has 15 rows, meta/episodes counts 16 frames"):
+        norm_stats(root)
+
+
+def test_a_file_of_no_episode(root):
+    shutil.copy(root / DATA, root / "data/chunk-000/file-001.parquet")
+    assert "file-001.parquet belongs to no episode, but LeRobot reads" in only(root)
+
+
+def test_episodes_out_of_order(root):
+    set_values(root, EPISODES, "episode_index", {0: 1, 1: 0})
+    assert only(root).startswith("meta/episodes: lists the episodes out of order; sort")
 
 
 def test_no_episodes(root):
@@ -204,9 +267,7 @@ def test_an_action_of_another_length(root):
 
 
 def test_a_shape_that_is_not_the_datas(root):
-    info = json.loads((root / "meta/info.json").read_text())
-    info["features"]["action"]["shape"] = [7]
-    set_info(root, features=info["features"])
+    set_info_shape(root, "action", [7])
     assert "action has 2 numbers per frame, info.json says [7]" in only(root)
 
 

@@ -4,4 +4,4 @@ from importlib.resources import files
 from pathlib import Path
 
 PALIGEMMA_TABLETOP = Path(str(files(__name__))) / "paligemma_tabletop"
-"""A small PaliGemma that can see and name what lies on the tabletop; its card is README.md there."""
+"""A small PaliGemma that sees and names what lies on the tabletop; README.md there is its card."""

@@ -107,6 +107,10 @@ def _counts(dataset: Dataset) -> Iterator[Fault]:
 
 def _columns(dataset: Dataset) -> Iterator[Fault]:
     """Every file can be read and every feature is there with the width that info.json says."""
+    for path in sorted((dataset.root / "data").glob("*/*.parquet")):
+        if path not in dataset.data_files:
+            what = f"{path} belongs to no episode, but LeRobot reads every file there"
+            yield Fault("data", what, "move it away")
     for name in (STATE, ACTION):
         if name not in dataset.features:
             held = ", ".join(dataset.features)
@@ -128,7 +132,14 @@ def _columns(dataset: Dataset) -> Iterator[Fault]:
 
 
 def _column(dataset: Dataset, name: str) -> np.ndarray:
-    return np.concatenate([read_column(path, name) for path in dataset.data_files])
+    parts = [read_column(path, name) for path in dataset.data_files]
+    for path, part in zip(dataset.data_files, parts, strict=True):
+        if part.shape[1:] != parts[0].shape[1:]:
+            raise ValueError(
+                f"{path}: {name} has another width than in {dataset.data_files[0]}; "
+                "record those episodes again"
+            )
+    return np.concatenate(parts)
 
 
 def _index(dataset: Dataset) -> Iterator[Fault]:

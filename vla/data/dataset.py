@@ -110,9 +110,15 @@ class Dataset:
             require_columns(path, (name for name in BOOKKEEPING if name in self.features))
         features = get_hf_features_from_features(self.features)
         try:
-            return load_nested_dataset(self.root / "data", features)
+            rows = load_nested_dataset(self.root / "data", features)
         except DatasetGenerationError as error:
             raise _unreadable(self.root / "data", error) from error
+        if len(rows) != sum(self.lengths):
+            raise ValueError(
+                f"{self.root / 'data'} has {len(rows)} rows, meta/episodes counts "
+                f"{sum(self.lengths)} frames; `vla check {self.root}` says where they differ"
+            )
+        return rows
 
     def column(self, name: str) -> np.ndarray:
         """One numeric column: [frames] of a scalar feature, [frames, D] of a vector.

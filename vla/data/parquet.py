@@ -26,7 +26,9 @@ def require_columns(path: Path, names: Iterable[str]) -> None:
         raise ValueError(f"{path} is not a whole parquet file ({error}); copy it again") from error
     missing = [name for name in names if name not in held]
     if missing:
-        raise ValueError(f"{path} has no column {missing[0]}, only {', '.join(held)}; copy it again")
+        raise ValueError(
+            f"{path} has no column {missing[0]}, only {', '.join(held)}; copy it again"
+        )
 
 
 def read_column(path: Path, name: str) -> np.ndarray:
