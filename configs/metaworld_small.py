@@ -22,10 +22,10 @@ from vla.pi0 import PI0_SMALL
 config = TrainConfig(
     output_dir=Path("outputs/metaworld_small/run"),
     model=replace(PI0_SMALL, expert=replace(PI0_SMALL.expert, horizon=16)),
-    data=DataConfig(root=Path("outputs/metaworld_small/dataset")),
+    data=DataConfig(root=Path("outputs/metaworld_small/dataset"), prompt_length=24),
     init=PALIGEMMA_TABLETOP,
     optim=OptimConfig(lr=1e-3, warmup=100, end_lr=1e-5, weight_decay=1e-4),
-    steps=4000,
+    steps=2500,
     batch_size=32,
     draws=4,
     ema=0.995,

@@ -17,7 +17,9 @@ from vla.pi0 import PI0_SMALL
 config = TrainConfig(
     output_dir=Path("outputs/tabletop/run"),
     model=PI0_SMALL,
-    data=DataConfig(root=Path("outputs/tabletop/dataset"), allow_short_episodes=True),
+    data=DataConfig(
+        root=Path("outputs/tabletop/dataset"), allow_short_episodes=True, prompt_length=24
+    ),
     init=PALIGEMMA_TABLETOP,
     optim=OptimConfig(lr=1e-3, warmup=100, end_lr=1e-5, weight_decay=1e-4),
     steps=6000,

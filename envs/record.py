@@ -41,6 +41,7 @@ def write_mp4(path: str | Path, frames: np.ndarray, fps: int = 10) -> Path:
         )
     import av
 
+    av.logging.set_level(av.logging.ERROR)  # the encoder tells its life on stderr otherwise
     _, height, width, _ = frames.shape
     frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     path = Path(path)

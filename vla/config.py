@@ -135,7 +135,7 @@ class TrainConfig(RunConfig):
 
     model: Pi0Config
     data: DataConfig
-    draws: int = 1  # noise and time draws per observation; they share one reading of the prefix
+    draws: int = 4  # noise and time draws per observation; they share one reading of the prefix
     init: Path | None = None  # policy or PaliGemma folder to start from; None: random weights
 
     def __post_init__(self):

@@ -30,6 +30,7 @@ from vla.training.policy_job import load_init
 ENV = "Tabletop-easy-v0"
 # Pictures are drawn at the model's own size, as those that its backbone learned from.
 ENV_KWARGS = {"image_size": PI0_SMALL.backbone.vision.resolution}
+PROMPT_LENGTH = 24  # tokens; the world's longest instruction takes 15
 RESULT = "result.json"  # also what marks a folder as a demo's output
 # First seeds of scenes: demonstrations count up from the demo's seed, which stays far below.
 UNSEEN, CURVE, LARGEST_SEED = 1_000_000, 2_000_000, 900_000
@@ -41,8 +42,8 @@ ITEMS = 200  # about so many held-out observations
 class Plan:
     """How much of everything a demo does."""
 
-    episodes: int = 500
-    steps: int = 1600
+    episodes: int = 800
+    steps: int = 2000
     batch_size: int = 32
     draws: int = 4
     warmup: int = 100
@@ -170,7 +171,9 @@ def train_config(plan: Plan, folder: Path) -> TrainConfig:
     return TrainConfig(
         output_dir=folder / "run",
         model=PI0_SMALL,
-        data=DataConfig(root=folder / "dataset", allow_short_episodes=True),
+        data=DataConfig(
+            root=folder / "dataset", allow_short_episodes=True, prompt_length=PROMPT_LENGTH
+        ),
         init=PALIGEMMA_TABLETOP,
         steps=plan.steps,
         batch_size=plan.batch_size,

@@ -241,6 +241,7 @@ def test_a_run_in_two_parts_is_the_run_in_one(tmp_path):
     assert same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_is_the_run_that_was_not(tmp_path):
     """SIGKILL at six points, three of them while a checkpoint is written; equal bit for bit."""
     program = [sys.executable, str(Path(__file__).with_name("killed_run.py"))]

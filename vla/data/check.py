@@ -260,10 +260,11 @@ def _frame_count(path: Path) -> int:
     Raises ValueError if the file cannot be opened or holds no video.
     """
     try:
-        with av.open(str(path)) as container:
-            frames = [stream.frames for stream in container.streams.video]
+        container = av.open(str(path))
     except FFmpegError as error:
         raise ValueError(f"video {path} cannot be opened ({error})") from error
+    frames = [stream.frames for stream in container.streams.video]
+    container.close()
     if not frames:
         raise ValueError(f"video {path} holds no video stream")
     return frames[0]

@@ -112,7 +112,8 @@ class Dataset:
         try:
             rows = load_nested_dataset(self.root / "data", features)
         except DatasetGenerationError as error:
-            raise _unreadable(self.root / "data", error) from error
+            hint = f"`vla check {self.root}` says more"
+            raise _unreadable(self.root / "data", error, hint) from error
         if len(rows) != sum(self.lengths):
             raise ValueError(
                 f"{self.root / 'data'} has {len(rows)} rows, meta/episodes counts "
@@ -131,7 +132,7 @@ class Dataset:
                 f"{self.root} has no feature {name}, only {', '.join(self.features)}; "
                 "rename yours to it"
             )
-        return self._rows.with_format("numpy")[name][:]
+        return np.asarray(self._rows.with_format("numpy")[name][:])
 
     def feature_name(self, camera: str) -> str:
         """The feature that holds a camera's pictures."""
@@ -215,7 +216,7 @@ def open_dataset(root: str | Path) -> Dataset:
     try:
         return Dataset(root, LeRobotDatasetMetadata(f"local/{root.name}", root=root))
     except DatasetGenerationError as error:
-        raise _unreadable(root / "meta/episodes", error) from error
+        raise _unreadable(root / "meta/episodes", error, "copy the dataset again") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -266,11 +267,9 @@ def _require_tables(root: Path) -> None:
     require_columns(root / "meta/tasks.parquet", ["task_index"])
 
 
-def _unreadable(folder: Path, error: Exception) -> ValueError:
+def _unreadable(folder: Path, error: Exception, hint: str) -> ValueError:
     reason = str(error.__cause__ or error).partition("\n")[0]
-    return ValueError(
-        f"{folder} cannot be read ({reason}); `vla check` says more, or copy the dataset again"
-    )
+    return ValueError(f"{folder} cannot be read ({reason}); {hint}")
 
 
 def _decode(path: Path, times: list[float], fps: float) -> np.ndarray:

@@ -15,15 +15,18 @@ import pyarrow.parquet as pq
 def require_columns(path: Path, names: Iterable[str]) -> None:
     """Look at the footer of a parquet file.
 
-    Raises FileNotFoundError if there is no file, ValueError if it is not whole or lacks a column;
-    each names the file and says what to do.
+    Raises FileNotFoundError if there is no file, ValueError if it is not whole, is empty or lacks a
+    column; each names the file and says what to do.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; copy the dataset again")
     try:
-        held = pq.read_schema(path).names
+        footer = pq.read_metadata(path)
     except pa.ArrowException as error:
         raise ValueError(f"{path} is not a whole parquet file ({error}); copy it again") from error
+    if not footer.num_rows:
+        raise ValueError(f"{path} has no rows; copy it again, or the recording did not finish")
+    held = footer.schema.to_arrow_schema().names
     missing = [name for name in names if name not in held]
     if missing:
         raise ValueError(
@@ -48,7 +51,7 @@ def read_column(path: Path, name: str) -> np.ndarray:
         values = values.storage
     if not pa.types.is_nested(values.type):
         return values.to_numpy(zero_copy_only=False)
-    lengths = pc.list_value_length(values).to_numpy(zero_copy_only=False)
+    lengths = pc.call_function("list_value_length", [values]).to_numpy(zero_copy_only=False)
     if len(set(lengths.tolist())) > 1:
         usual = int(np.median(lengths))
         row = int(np.flatnonzero(lengths != usual)[0])
