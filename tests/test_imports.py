@@ -22,7 +22,7 @@ LIBRARIES = {
 }
 # Imported where they are used, so that `import envs` and `import vla` do without them.
 SIMULATORS = {"mujoco", "metaworld", "gym_pusht", "gym_aloha"}
-LAZY = {"envs": SIMULATORS | {"av"}, "vla": SIMULATORS}
+LAZY = {"envs": SIMULATORS | {"av"}, "vla": SIMULATORS | {"lerobot", "datasets"}}
 
 
 def modules(package: str) -> list[Path]:
