@@ -40,6 +40,7 @@ def write_mp4(path: str | Path, frames: np.ndarray, fps: int = 10) -> Path:
             f" {list(frames.shape)}"
         )
     import av
+    import av.logging
 
     av.logging.set_level(av.logging.ERROR)  # the encoder tells its life on stderr otherwise
     _, height, width, _ = frames.shape

@@ -32,8 +32,5 @@ class Batch:
         return self.tokens.shape[0]
 
     def to(self, device: torch.device | str) -> Batch:
-        moved = {
-            name: None if value is None else value.to(device, non_blocking=True)
-            for name, value in vars(self).items()
-        }
-        return Batch(**moved)
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return Batch(**{name: x.to(device, non_blocking=True) for name, x in given.items()})
