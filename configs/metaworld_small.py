@@ -5,7 +5,7 @@
         --root outputs/metaworld_small/dataset
     vla train configs/metaworld_small.py
     vla eval outputs/metaworld_small/run/policy --env metaworld/reach-v3 --episodes 20 \\
-        --seed 1000000 --image-size 72 --env-kwargs zoom=1.8    # and the other two
+        --replan-every 8 --image-size 72 --env-kwargs zoom=1.8    # and the other two
 
 Starts from the PaliGemma that learned to see on the built-in tabletop: a red goal is found like a
 red circle. Control runs at 80 Hz, so noise is held for 10 steps to reach states that the expert's

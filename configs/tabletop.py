@@ -2,10 +2,11 @@
 
     vla collect Tabletop-v0 --episodes 2000 --image-size 72 --root outputs/tabletop/dataset
     vla train configs/tabletop.py
-    vla eval outputs/tabletop/run/policy --env Tabletop-v0 --image-size 72 --episodes 100
+    vla eval outputs/tabletop/run/policy --env Tabletop-v0 --episodes 100 \\
+        --replan-every 5 --image-size 72    # and once more with --swap
 
 Starts from the small PaliGemma of configs/tabletop_pretrain.py that ships with the package.
-Time and success on two cores stand in docs/results.md.
+Not measured yet; see the end of docs/results.md.
 """
 
 from pathlib import Path
