@@ -6,7 +6,7 @@
         --replan-every 5 --image-size 72    # and once more with --swap
 
 Starts from the small PaliGemma of configs/tabletop_pretrain.py that ships with the package.
-Not measured yet; see the end of docs/results.md.
+What a short run reaches stands in docs/results.md; this length is not measured yet.
 """
 
 from pathlib import Path
