@@ -174,19 +174,7 @@ class Gemma(nn.Module):
 
         Returns (hidden states after the final norm, float [B, T, D]; the *new* tokens' cache).
         """
-        start = 0 if cache is None else cache.length
-        key_block, key_valid = block, valid
-        if cache is not None:
-            key_block = torch.cat([cache.block, block], dim=1)
-            key_valid = torch.cat([cache.valid, valid], dim=1)
-        mask = block_mask(block, key_block, key_valid)
-        angles = rope_angles(
-            positions(valid, start),
-            self.config.head_dim,
-            torch.promote_types(x.dtype, torch.float32),
-        )
-        cos, sin = angles.cos(), angles.sin()
-
+        mask, cos, sin = self.geometry(x, block, valid, cache)
         keys, values = [], []
         last = len(self.blocks) - 1
         for i, layer in enumerate(self.blocks):
@@ -196,6 +184,21 @@ class Gemma(nn.Module):
             values.append(v)
         new = KVCache(tuple(keys), tuple(values), block, valid)
         return (None if cache_only else self.norm(x)), new
+
+    def geometry(
+        self, x: Tensor, block: Tensor, valid: Tensor, cache: KVCache | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What every block shares: the mask, bool [B, 1, T, S], over cached and new tokens, and the
+        cosines and sines of the new tokens' rotary angles, float32 or wider [B, 1, T, H/2]."""
+        start = 0 if cache is None else cache.length
+        key_block, key_valid = block, valid
+        if cache is not None:
+            key_block = torch.cat([cache.block, block], dim=1)
+            key_valid = torch.cat([cache.valid, valid], dim=1)
+        mask = block_mask(block, key_block, key_valid)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        angles = rope_angles(positions(valid, start), self.config.head_dim, wide)
+        return mask, angles.cos(), angles.sin()
 
 
 class TextEmbedding(nn.Module):
