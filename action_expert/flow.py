@@ -36,13 +36,22 @@ def target_velocity(actions: Tensor, noise: Tensor) -> Tensor:
     return noise - actions
 
 
-def flow_loss(velocity: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+def flow_loss(
+    velocity: Tensor, target: Tensor, valid: Tensor, dims: Tensor | None = None
+) -> Tensor:
     """Squared error, averaged over a row's real action steps, then over rows; a scalar.
 
     velocity, target: float [..., H, A]. valid: bool [..., H], False for steps past the episode's
-    end, which openpi and LeRobot count in. Rows without a real step count as zero.
+    end, which openpi and LeRobot count in. dims: bool [..., A], the action dimensions that count,
+    as LeRobot leaves out the padded ones; None: all, as openpi. Rows without a real step count as
+    zero.
     """
-    error = (velocity - target).square().mean(-1) * valid
+    error = (velocity - target).square()
+    if dims is None:
+        error = error.mean(-1) * valid
+    else:
+        dims = dims[..., None, :]
+        error = (error * dims).sum(-1) / dims.sum(-1) * valid
     return (error.sum(-1) / valid.sum(-1).clamp(min=1)).mean()
 
 

@@ -1,27 +1,38 @@
-"""Images at the border of the model: any size in, uint8 [size, size, 3] out, floats in [-1, 1].
+"""Images at the border of the model: any size in, the model's square out.
 
-Two ways to fit a picture into the model's square, each as the owner of the weights does it:
+Each owner of weights fits a picture into the square in a way of its own (`Numerics.resize`):
 
-    stretched   width and height scaled on their own, bicubic: PaliGemma as Hugging Face runs it
-    letterbox   aspect ratio kept, bilinear, centred on black: π0 as openpi runs it
+    pil       letterbox, bilinear, antialiased, uint8     openpi's client and data transforms
+    jax       letterbox, bilinear, antialiased, float32   openpi's JAX model
+    torch     letterbox, bilinear, float32                openpi's PyTorch model, LeRobot
+    bicubic   stretched, bicubic, antialiased, uint8      PaliGemma as Hugging Face runs it
+    tf        stretched, bilinear, antialiased, uint8     PaliGemma as big_vision runs it
+
+A letterbox keeps the aspect ratio and pads with black, the odd row or column at the bottom or
+right; stretching scales width and height on their own.
 """
+
+import math
 
 import numpy as np
 from PIL import Image
 
+from backbone.numerics import Resize
 
-def prepare(image: np.ndarray | Image.Image, size: int, *, letterbox: bool = False) -> np.ndarray:
+
+def prepare(image: np.ndarray | Image.Image, size: int, resize: Resize = "pil") -> np.ndarray:
     """Fit one picture into a square.
 
     Args:
         image: uint8 RGB [H, W, 3], or a PIL image of any mode: greyscale and palettes become RGB,
             and an alpha channel is dropped, not blended.
         size: side of the square, pixels.
-        letterbox: keep the aspect ratio and pad with black (openpi's `resize_with_pad`, bit by bit)
-            instead of stretching (Hugging Face's `SiglipImageProcessorPil`, bit by bit). Both leave
-            a picture of the right size as it is.
+        resize: whose way; see the top of this file. All of them leave the pixels of a picture that
+            has the right size already as they are.
 
-    Returns uint8 RGB [size, size, 3].
+    Returns RGB [size, size, 3]: uint8, or float32 in [-1, 1] where the reference resizes in float
+    ("jax" and "torch"). "pil", "bicubic" and "tf" are the reference's to the bit, "jax" and "torch"
+    within 1e-6.
 
     Raises:
         ValueError: `size` is not positive, or an array is not uint8 [H, W, 3].
@@ -29,10 +40,47 @@ def prepare(image: np.ndarray | Image.Image, size: int, *, letterbox: bool = Fal
     if size < 1:
         raise ValueError(f"the size of an image must be at least 1 pixel, got {size}")
     picture = to_pil(image)
-    if picture.size == (size, size):
-        return np.array(picture)
-    fitted = _letterbox(picture, size) if letterbox else _stretch(picture, size)
-    return np.array(fitted)
+    match resize:
+        case "pil":
+            return _pil_letterbox(picture, size)
+        case "bicubic":
+            return np.array(picture.resize((size, size), Image.Resampling.BICUBIC))
+        case "tf":
+            pixels = np.array(picture).astype(np.float32)
+            return resample(pixels, size, size, antialias=True).clip(0, 255).astype(np.uint8)
+        case "jax" | "torch":
+            pixels = to_float(np.array(picture))
+            return letterbox(pixels, size, antialias=resize == "jax")
+
+
+def letterbox(image: np.ndarray, size: int, *, antialias: bool) -> np.ndarray:
+    """The model-side letterbox of openpi, `resize_with_pad` (antialiased) and
+    `resize_with_pad_torch` (not).
+
+    image: uint8 [H, W, 3], or float32 [H, W, 3] in [-1, 1]. Returns the same dtype [size, size, 3],
+    padded with 0, or with -1. uint8 is rounded.
+    """
+    wide = np.asarray(image, np.float32)
+    height, width = _inner(image.shape[0], image.shape[1], size)
+    small = resample(wide, height, width, antialias=antialias)
+    small = small.round().clip(0, 255) if image.dtype == np.uint8 else small.clip(-1, 1)
+    square = np.full((size, size, 3), 0 if image.dtype == np.uint8 else -1, image.dtype)
+    top, left = (size - height) // 2, (size - width) // 2
+    square[top : top + height, left : left + width] = small
+    return square
+
+
+def resample(image: np.ndarray, height: int, width: int, *, antialias: bool) -> np.ndarray:
+    """Bilinear resizing with pixel centres at half integers.
+
+    image: float32 [H, W, 3]. Returns float32 [height, width, 3].
+    antialias: widen the triangle when shrinking, as `jax.image.resize` and TensorFlow's
+    `ScaleAndTranslate` do; else two taps per axis, as `F.interpolate(align_corners=False)`.
+    """
+    if image.shape[:2] == (height, width):
+        return image
+    rows = _resample_rows(image, height, antialias)
+    return _resample_rows(rows.swapaxes(0, 1), width, antialias).swapaxes(0, 1)
 
 
 def to_float(image: np.ndarray) -> np.ndarray:
@@ -55,17 +103,46 @@ def to_pil(image: np.ndarray | Image.Image) -> Image.Image:
     return Image.fromarray(image)
 
 
-def _stretch(picture: Image.Image, size: int) -> Image.Image:
-    return picture.resize((size, size), Image.Resampling.BICUBIC)
-
-
-def _letterbox(picture: Image.Image, size: int) -> Image.Image:
-    ratio = max(picture.width, picture.height) / size
-    width, height = max(1, int(picture.width / ratio)), max(1, int(picture.height / ratio))
+def _pil_letterbox(picture: Image.Image, size: int) -> np.ndarray:
+    height, width = _inner(picture.height, picture.width, size)
+    square = np.zeros((size, size, 3), np.uint8)
+    top, left = (size - height) // 2, (size - width) // 2
     small = picture.resize((width, height), Image.Resampling.BILINEAR)
-    square = Image.new("RGB", (size, size), 0)
-    square.paste(small, ((size - width) // 2, (size - height) // 2))
+    square[top : top + height, left : left + width] = np.array(small)
     return square
+
+
+def _inner(height: int, width: int, size: int) -> tuple[int, int]:
+    """Height and width of the picture inside its letterbox; at least one pixel each, where openpi
+    would fail."""
+    ratio = max(width / size, height / size)
+    return max(1, int(height / ratio)), max(1, int(width / ratio))
+
+
+def _resample_rows(image: np.ndarray, out: int, antialias: bool) -> np.ndarray:
+    index, weight = _taps(image.shape[0], out, antialias)
+    result = np.zeros((out, *image.shape[1:]), np.float32)
+    for tap in range(index.shape[1]):
+        result += weight[:, tap, None, None] * image[index[:, tap]]
+    return result
+
+
+def _taps(length: int, out: int, antialias: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Which inputs an output reads, int64 [out, K], and their weights, float32 [out, K].
+
+    Weights fall off linearly from the output's centre and sum to 1; taps beyond the border weigh 0.
+    Reciprocals are multiplied with, as TensorFlow does, so that what it cuts off is cut off here.
+    """
+    one, half = np.float32(1), np.float32(0.5)
+    step = np.float32(length / out)
+    spread = max(step, one) if antialias else one
+    centre = (np.arange(out, dtype=np.float32) + half) * step
+    first = np.ceil(centre - spread - half).astype(np.int64)
+    index = first[:, None] + np.arange(2 * math.ceil(spread) + 1)
+    offset = index.astype(np.float32) + half - centre[:, None]
+    weight = np.maximum(0, one - np.abs(offset * (one / spread)))
+    weight[(index < 0) | (index >= length)] = 0
+    return index.clip(0, length - 1), weight * (one / weight.sum(axis=1, keepdims=True))
 
 
 def _check_array(image: np.ndarray) -> None:

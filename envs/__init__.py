@@ -4,7 +4,7 @@ Importing this package registers "Tabletop-easy-v0" and "Tabletop-v0" with gymna
 """
 
 from envs.experts import Demonstration, ExpertPolicy, RandomPolicy, demonstrations
-from envs.make import make
+from envs.make import arguments, make
 from envs.record import side_by_side, write_mp4
 from envs.rollout import rollout
 from envs.types import Episode, Observation, Policy
@@ -16,6 +16,7 @@ __all__ = [
     "Observation",
     "Policy",
     "RandomPolicy",
+    "arguments",
     "demonstrations",
     "make",
     "rollout",

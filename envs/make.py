@@ -1,10 +1,12 @@
 """Environments by name."""
 
 import difflib
+import inspect
 from typing import Any
 
 import gymnasium
 from gymnasium import spaces
+from gymnasium.envs.registration import load_env_creator
 
 from envs.tabletop.scene import EASY, STANDARD
 from envs.types import STATE, TASK
@@ -24,15 +26,14 @@ def make(env_id: str, **kwargs: Any) -> gymnasium.Env:
     to the environment.
 
     Raises:
-        ValueError: unknown id, or an environment with other observations.
+        ValueError: unknown id or argument, or an environment with other observations.
         ImportError: the simulator is not installed.
     """
+    _check_arguments(env_id, kwargs)
     if env_id.startswith(METAWORLD):
         from envs import metaworld
 
         return metaworld.make(env_id.removeprefix(METAWORLD), **kwargs)
-    if env_id not in gymnasium.registry:
-        raise ValueError(_unknown(env_id))
     env = gymnasium.make(env_id, **kwargs)
     space = env.observation_space
     if not isinstance(space, spaces.Dict) or not {STATE, TASK} <= set(space):
@@ -42,6 +43,34 @@ def make(env_id: str, **kwargs: Any) -> gymnasium.Env:
             " described in envs/types.py. Wrap it so that it gives these"
         )
     return env
+
+
+def arguments(env_id: str) -> set[str] | None:
+    """Names that `make` takes for this environment; None where it takes any. Raises as `make`."""
+    if env_id.startswith(METAWORLD):
+        from envs.metaworld import MetaWorld
+
+        creator = MetaWorld
+    elif (spec := gymnasium.registry.get(env_id)) is None:
+        raise ValueError(_unknown(env_id))
+    else:
+        entry = spec.entry_point
+        creator = load_env_creator(entry) if isinstance(entry, str) else entry
+        if creator is None:
+            return None
+    parameters = inspect.signature(creator).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    return {p.name for p in parameters}
+
+
+def _check_arguments(env_id: str, kwargs: dict[str, Any]) -> None:
+    known = arguments(env_id)
+    for name in kwargs:
+        if known is not None and name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"it takes {', '.join(sorted(known))}"
+            raise ValueError(f"{env_id} has no argument {name!r}; {hint}")
 
 
 def _unknown(env_id: str) -> str:

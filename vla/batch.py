@@ -1,4 +1,4 @@
-"""What π0 eats: tensors of one batch of observations, with actions when training."""
+"""What π0 and π0.5 eat: tensors of one batch of observations, with actions when training."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ class Batch:
     images: uint8, or float in [-1, 1], [B, N, 3, R, R]. image_valid: bool [B, N], False = camera
     absent.
     tokens: int64 [B, T]. token_valid: bool [B, T], False = padding.
-    state: float32 [B, S], normalised and padded. actions: float32 [B, H, A] likewise, or None.
+    state: float32 [B, S], normalised and padded; π0.5 doesn't read it, its prompt may tell it.
+    actions: float32 [B, H, A], normalised and padded, or None.
     action_valid: bool [B, H], False past the episode's end, or None.
+    action_dim_valid: bool [B, A], False for padded dimensions that stay out of the loss; None: all
+    count, as in openpi.
     """
 
     images: Tensor
@@ -26,6 +29,7 @@ class Batch:
     state: Tensor
     actions: Tensor | None = None
     action_valid: Tensor | None = None
+    action_dim_valid: Tensor | None = None
 
     @property
     def size(self) -> int:

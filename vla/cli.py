@@ -72,7 +72,16 @@ def _parser() -> argparse.ArgumentParser:
         prog="vla", description="Train, roll out and inspect π0-style robot policies."
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_add_demo, _add_collect, _add_train, _add_eval, _add_stats, _add_check):
+    for add in (
+        _add_demo,
+        _add_collect,
+        _add_train,
+        _add_eval,
+        _add_stats,
+        _add_check,
+        _add_inspect,
+        _add_convert,
+    ):
         command = add(commands)
         command.add_argument(
             "--debug",
@@ -92,9 +101,9 @@ def positive(text: str) -> int:
     return value
 
 
-def _add_env_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_env_arguments(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
-        "--image-size", type=positive, metavar="PIXELS", help="default: the environment's"
+        "--image-size", type=positive, metavar="PIXELS", help=f"side of pictures; {default}"
     )
     parser.add_argument(
         "--env-kwargs",
@@ -138,6 +147,9 @@ def _add_demo(commands) -> argparse.ArgumentParser:
     parser.add_argument("--episodes", type=positive, metavar="N", help="demonstrations to collect")
     parser.add_argument("--steps", type=positive, metavar="N", help="training steps")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--policy", choices=("pi0", "pi05"), default="pi0", help="which model to train"
+    )
     parser.set_defaults(run=_run_demo)
     return parser
 
@@ -151,6 +163,7 @@ def _run_demo(args: argparse.Namespace) -> int:
         episodes=args.episodes,
         steps=args.steps,
         seed=args.seed,
+        policy=args.policy,
     )
 
 
@@ -182,7 +195,7 @@ def _add_collect(commands) -> argparse.ArgumentParser:
         metavar="STEPS",
         help="how long one draw of the noise lasts (default: 1)",
     )
-    _add_env_arguments(parser)
+    _add_env_arguments(parser, "default: the environment's")
     parser.set_defaults(run=_run_collect)
     return parser
 
@@ -255,7 +268,7 @@ def _add_eval(commands) -> argparse.ArgumentParser:
         action="store_true",
         help="tabletop: name another object than the seed would; shows whether the policy listens",
     )
-    _add_env_arguments(parser)
+    _add_env_arguments(parser, "default: the policy's, where ENV takes it")
     parser.add_argument("--videos", type=int, default=4, metavar="N", help="episodes to film")
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="default: outputs/eval/ENV")
     parser.set_defaults(run=_run_eval)
@@ -263,10 +276,14 @@ def _add_eval(commands) -> argparse.ArgumentParser:
 
 
 def _run_eval(args: argparse.Namespace) -> None:
+    import envs
     from vla.evaluation.evaluate import evaluate, save_evaluation
     from vla.policy import Policy
 
     policy = Policy.from_pretrained(args.checkpoint)
+    kwargs = _env_kwargs(args)
+    if args.image_size is None and "image_size" in (envs.arguments(args.env) or ()):
+        kwargs["image_size"] = policy.config.image_size  # drawn so, not resized to it
     evaluation = evaluate(
         policy,
         args.env,
@@ -275,7 +292,7 @@ def _run_eval(args: argparse.Namespace) -> None:
         replan_every=args.replan_every,
         max_steps=args.max_steps,
         options={"swap": True} if args.swap else None,
-        env_kwargs=_env_kwargs(args),
+        env_kwargs=kwargs,
         record=args.videos,
         progress=True,
     )
@@ -329,3 +346,81 @@ def _run_check(args: argparse.Namespace) -> int:
         print(fault)
     print(f"{args.dataset}: {len(faults)} faults" if faults else f"{args.dataset}: no faults")
     return 1 if faults else 0
+
+
+# --- inspect, convert -----------------------------------------------------------------------------
+
+
+def _add_inspect(commands) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        "inspect",
+        help="what a folder or file of weights holds",
+        description="Say what model stands in PATH, a policy of this package, LeRobot or openpi or "
+        "a PaliGemma: sizes, parameters, statistics, cameras, and what is missing. Reads headers "
+        "alone.",
+    )
+    parser.add_argument("path", type=Path, metavar="PATH")
+    parser.add_argument(
+        "--asset", metavar="NAME", help="the robot, where an openpi folder has several"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=_run_inspect)
+    return parser
+
+
+def _run_inspect(args: argparse.Namespace) -> None:
+    import json
+
+    from vla.description import describe
+
+    description = describe(args.path, args.asset)
+    if args.json:
+        print(json.dumps(description.as_json(), indent=2, ensure_ascii=False))
+    else:
+        print(description)
+
+
+def _add_convert(commands) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        "convert",
+        help="a policy from one format to another",
+        description="Write the policy in SRC (this package's, LeRobot's or openpi's) to the new "
+        "folder DST. Weights keep their dtype and every bit.",
+    )
+    parser.add_argument("source", type=Path, metavar="SRC")
+    parser.add_argument("destination", type=Path, metavar="DST")
+    parser.add_argument(
+        "--to",
+        required=True,
+        choices=("lerobot", "openpi-pytorch", "huggingface", "vla"),
+        help="huggingface: the PaliGemma inside; vla: this package's own folder",
+    )
+    parser.add_argument(
+        "--asset", metavar="NAME", help="the robot, where an openpi folder has several"
+    )
+    parser.add_argument(
+        "--horizon", type=positive, metavar="N", help="actions in a chunk, where SRC does not say"
+    )
+    parser.add_argument(
+        "--stats", type=Path, metavar="FILE", help="a norm_stats.json instead of the source's"
+    )
+    parser.add_argument(
+        "--tokenizer", type=Path, metavar="PATH", help="PaliGemma's, for vla, where SRC has none"
+    )
+    parser.set_defaults(run=_run_convert)
+    return parser
+
+
+def _run_convert(args: argparse.Namespace) -> None:
+    from vla.convert import convert
+
+    convert(
+        args.source,
+        args.destination,
+        args.to,
+        asset=args.asset,
+        horizon=args.horizon,
+        stats=args.stats,
+        tokenizer=args.tokenizer,
+    )
+    print(f"{args.source} as {args.to} in {args.destination}")

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
+from tyro.conf import AvoidSubcommands
 
 from vla.pi0 import Pi0Config
+from vla.pi05 import Pi05Config
 
 if TYPE_CHECKING:
     from vla.training.job import Job
@@ -75,7 +77,8 @@ class DataConfig:
     cache_gb: float = 4.0  # most memory that the cache may take, 10⁹ bytes
     allow_short_episodes: bool = False  # take episodes shorter than the horizon
     tokenizer: Path | None = None  # folder or SentencePiece file; None: init's, or the small one
-    prompt_length: int = 48  # tokens that an instruction may take, BOS and newline included
+    prompt_length: int | None = None  # tokens that a prompt may take; None: 48 for π0, 200 for π0.5
+    discrete_state: bool = True  # π0.5's prompt tells the state; else π0.5 doesn't know it
 
     def __post_init__(self):
         if not 0 <= self.held_out < 1:
@@ -133,7 +136,7 @@ class RunConfig:
 class TrainConfig(RunConfig):
     """A policy trained on demonstrations."""
 
-    model: Pi0Config
+    model: AvoidSubcommands[Pi0Config | Pi05Config]  # --model.… changes the one that the file names
     data: DataConfig
     draws: int = 4  # noise and time draws per observation; they share one reading of the prefix
     init: Path | None = None  # policy or PaliGemma folder to start from; None: random weights

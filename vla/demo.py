@@ -21,7 +21,9 @@ from vla.evaluation import figures
 from vla.evaluation.evaluate import Evaluation, evaluate
 from vla.evaluation.report import Curves, write_report
 from vla.evaluation.svg import Series
-from vla.pi0 import PI0_SMALL, Pi0
+from vla.model import ModelConfig, build
+from vla.pi0 import PI0_SMALL
+from vla.pi05 import PI05_SMALL
 from vla.policy import Policy
 from vla.training import checkpoint
 from vla.training.loop import train
@@ -30,7 +32,9 @@ from vla.training.policy_job import load_init
 ENV = "Tabletop-easy-v0"
 # Pictures are drawn at the model's own size, as those that its backbone learned from.
 ENV_KWARGS = {"image_size": PI0_SMALL.backbone.vision.resolution}
-PROMPT_LENGTH = 24  # tokens; the world's longest instruction takes 15
+# Sizes, and tokens for a prompt: the world's longest instruction takes 15, with the state 44.
+POLICIES: dict[str, tuple[ModelConfig, int]] = {"pi0": (PI0_SMALL, 24), "pi05": (PI05_SMALL, 48)}
+NAMES = {"pi0": "π0", "pi05": "π0.5"}
 RESULT = "result.json"  # also what marks a folder as a demo's output
 # First seeds of scenes: demonstrations count up from the demo's seed, which stays far below.
 UNSEEN, CURVE, LARGEST_SEED = 1_000_000, 2_000_000, 900_000
@@ -54,6 +58,7 @@ class Plan:
     replan_every: int = 5
     num_envs: int = 25
     seed: int = 0
+    policy: str = "pi0"  # or "pi05"
 
 
 FULL = Plan()
@@ -69,6 +74,7 @@ def run_demo(
     episodes: int | None = None,
     steps: int | None = None,
     seed: int = 0,
+    policy: str = "pi0",
 ) -> int:
     """Do all stages and leave result.json, report.html, policy/, dataset/, run/ and videos/ in
     `output_dir`; what an earlier demo left there is replaced when this one is done.
@@ -76,12 +82,13 @@ def run_demo(
     quick: few of everything, in under two minutes; returns 1 if the losses didn't fall, else 0.
     episodes, steps: other amounts than the plan's.
     seed: of the first demonstration, of the model and of the order of samples.
+    policy: "pi0", or "pi05", whose prompt tells the state.
     Raises ValueError if `output_dir` holds something that no demo made, or for a seed whose scenes
     are kept for the rollouts.
     """
     if not 0 <= seed <= LARGEST_SEED:
         raise ValueError(f"expected a seed from 0 to {LARGEST_SEED}, got {seed}")
-    given = {"episodes": episodes, "steps": steps, "seed": seed}
+    given = {"episodes": episodes, "steps": steps, "seed": seed, "policy": policy}
     plan = replace(QUICK if quick else FULL, **{k: v for k, v in given.items() if v is not None})
     with replaced(output_dir) as folder:
         fell = _stages(plan, folder)
@@ -98,7 +105,7 @@ def _stages(plan: Plan, folder: Path) -> bool:
     _heading(1, f"{plan.episodes} demonstrations of {ENV} by the scripted expert")
     collect(ENV, plan.episodes, folder / "dataset", seed=plan.seed, env_kwargs=ENV_KWARGS)
 
-    _heading(2, f"a small π0 learns from them, {plan.steps} steps")
+    _heading(2, f"a small {NAMES[plan.policy]} learns from them, {plan.steps} steps")
     config = train_config(plan, folder)
     shutil.copytree(train(config), folder / "policy")
     policy = Policy.from_pretrained(folder / "policy")
@@ -116,6 +123,7 @@ def _stages(plan: Plan, folder: Path) -> bool:
     (folder / RESULT).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     facts = {
         "Demonstrations": f"{plan.episodes} episodes, {sum(held_out.dataset.lengths)} frames",
+        "Policy": f"a small {NAMES[plan.policy]}",
         "Training": f"{plan.steps} steps of {plan.batch_size}",
         "Start": "a small PaliGemma pretrained on this world",
         "Seed": str(plan.seed),
@@ -168,11 +176,12 @@ def replaced(final: Path) -> Iterator[Path]:
 
 def train_config(plan: Plan, folder: Path) -> TrainConfig:
     """The run of a demo, in `folder`/run on `folder`/dataset."""
+    model, prompt_length = POLICIES[plan.policy]
     return TrainConfig(
         output_dir=folder / "run",
-        model=PI0_SMALL,
+        model=model,
         data=DataConfig(
-            root=folder / "dataset", allow_short_episodes=True, prompt_length=PROMPT_LENGTH
+            root=folder / "dataset", allow_short_episodes=True, prompt_length=prompt_length
         ),
         init=PALIGEMMA_TABLETOP,
         steps=plan.steps,
@@ -192,7 +201,7 @@ def untrained_policy(config: TrainConfig, trained: Policy) -> Policy:
     """What `trained` was before its first step: the pretrained backbone, if any, and an expert with
     random weights."""
     torch.manual_seed(config.seed)
-    model = Pi0(config.model)
+    model = build(config.model)
     if config.init is not None:
         load_init(model, config.init)
     return Policy(model, trained.processor)

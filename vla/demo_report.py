@@ -10,6 +10,7 @@ from vla.evaluation.evaluate import Evaluation
 from vla.evaluation.intervals import wilson
 from vla.evaluation.report import Curves, Report, Result, Video
 from vla.evaluation.table import success_row
+from vla.pi05 import Pi05
 from vla.policy import Policy
 
 TARGETS = {"success": 0.90, "swapped_named": 0.75, "swapped_original": 0.15}
@@ -66,8 +67,9 @@ def demo_report(
     items = figures.spread(held_out, DRAWN)
     parameters = sum(p.numel() for p in policy.model.parameters())
     total, env_id = outcome.trained.table.total, outcome.trained.env_id
+    kind = "π0.5" if isinstance(policy.model, Pi05) else "π0"
     return Report(
-        title=f"A small π0 on {env_id}",
+        title=f"A small {kind} on {env_id}",
         lead=f"It learned from a scripted expert's demonstrations, then solved {total.k} of "
         f"{total.n} scenes it had never seen, from two cameras and a sentence.",
         facts={

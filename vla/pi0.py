@@ -13,13 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from action_expert.expert import ActionExpert, ActionExpertConfig
-from action_expert.flow import (
-    flow_loss,
-    integrate,
-    interpolate,
-    sample_time,
-    target_velocity,
-)
+from action_expert.flow import integrate
 from backbone.gemma import GEMMA_300M, GemmaConfig
 from backbone.kv_cache import KVCache
 from backbone.paligemma import (
@@ -30,6 +24,7 @@ from backbone.paligemma import (
     PaliGemmaConfig,
 )
 from vla.batch import Batch
+from vla.objective import draw, loss, starting_noise
 
 
 @dataclass(frozen=True)
@@ -40,14 +35,7 @@ class Pi0Config:
     expert: ActionExpertConfig
 
     def __post_init__(self):
-        language, expert = self.backbone.language, self.expert.gemma
-        for name in ("depth", "heads", "kv_heads", "head_dim"):
-            ours, theirs = getattr(expert, name), getattr(language, name)
-            if ours != theirs:
-                raise ValueError(
-                    f"the expert's {name} is {ours} but the backbone's is {theirs}; "
-                    "the expert reads the backbone's cache layer by layer, so they must be equal"
-                )
+        self.expert.check_reads(self.backbone.language)
 
 
 PI0 = Pi0Config(PALIGEMMA_3B_224, ActionExpertConfig(GEMMA_300M))
@@ -80,7 +68,7 @@ class Pi0(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = PaliGemma(config.backbone)
-        self.expert = ActionExpert(config.expert)
+        self.expert = ActionExpert(config.expert, config.backbone.numerics)
 
     def prefill(self, batch: Batch) -> KVCache:
         """Read images and prompt; return what the expert attends to."""
@@ -96,21 +84,10 @@ class Pi0(nn.Module):
         reading of the prefix; drawn here, with K = 1, when not given.
         Raises ValueError if the batch has no actions.
         """
-        if batch.actions is None or batch.action_valid is None:
-            raise ValueError("a loss needs actions: give Batch.actions and Batch.action_valid")
-        if noise is None:
-            noise = torch.randn_like(batch.actions[:, None])
-        if t is None:
-            t = sample_time(torch.rand(noise.shape[:2], device=noise.device, dtype=noise.dtype))
-        draws = noise.shape[1]
-        actions = batch.actions[:, None]
-        x_t = interpolate(actions, noise, t)
-
-        cache = self.prefill(batch).repeat(draws)
-        state = batch.state.repeat_interleave(draws, dim=0)
-        velocity = self.expert(x_t.flatten(0, 1), t.flatten(), state, cache)
-        velocity = velocity.unflatten(0, (-1, draws))
-        return flow_loss(velocity, target_velocity(actions, noise), batch.action_valid[:, None])
+        draws = draw(batch, noise, t)
+        cache = self.prefill(batch).repeat(draws.count)
+        state = batch.state.repeat_interleave(draws.count, dim=0)
+        return loss(self.expert(draws.x_t, draws.t, state, cache), draws, batch)
 
     @torch.no_grad()
     def sample_actions(self, batch: Batch, noise: Tensor | None = None, steps: int = 10) -> Tensor:
@@ -119,9 +96,7 @@ class Pi0(nn.Module):
         noise: float32 [B, H, A], drawn here when not given. steps: Euler steps, 10 as in openpi.
         Returns float32 [B, H, A], normalised and padded as in training.
         """
-        expert = self.config.expert
         if noise is None:
-            shape = (batch.size, expert.horizon, expert.action_dim)
-            noise = torch.randn(shape, device=batch.state.device)
+            noise = starting_noise(batch, self.config.expert)
         cache = self.prefill(batch)
         return integrate(lambda x, t: self.expert(x, t, batch.state, cache), noise, steps)

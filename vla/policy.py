@@ -15,21 +15,26 @@ import torch
 from backbone.tokenizer import Tokenizer
 from backbone.weights import load_weights, save_weights
 from vla.data.stats import NormStats
-from vla.pi0 import Pi0
+from vla.model import Model, ModelConfig, build
 from vla.policy_config import PolicyConfig
+from vla.precision import cast
 from vla.processor import Processor
+from vla.sources.load import announce, load_model, policy_config
+from vla.sources.origin import origin_of, policy_files
+from vla.sources.policy_files import TOKENIZERS, PolicyFiles
+from vla.sources.statistics import check_spread
 
 WEIGHTS, CONFIG, STATS = "model.safetensors", "config.json", "norm_stats.json"
 
 
 class Policy:
-    """π0 with all that it needs to act: cameras in order, statistics, vocabulary.
+    """π0 or π0.5 with all that it needs to act: cameras in order, statistics, vocabulary.
 
     seed: of the noise that chunks are drawn from; `reset` starts it again, so that a rollout can be
     repeated exactly.
     """
 
-    def __init__(self, model: Pi0, processor: Processor, seed: int = 0):
+    def __init__(self, model: Model, processor: Processor, seed: int = 0):
         if model.config != processor.config.model:
             raise ValueError("the model is not the one that the processor's config describes")
         self.model, self.processor, self.seed = model.eval(), processor, seed
@@ -37,21 +42,64 @@ class Policy:
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, *, device: str | torch.device = "cpu", seed: int = 0
+        cls,
+        folder: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | str = torch.float32,
+        seed: int = 0,
+        config: PolicyConfig | ModelConfig | None = None,
+        tokenizer: Tokenizer | str | Path | None = None,
+        stats: NormStats | str | Path | None = None,
+        asset: str | None = None,
     ) -> Policy:
-        """Read a folder that `save_pretrained` or training wrote.
+        """Read a policy of this package, of LeRobot (π0, π0.5), or of openpi (PyTorch, or a JAX
+        checkpoint); the folder's files tell which. Weights from elsewhere keep the numerics that
+        they were trained under.
+
+        Args:
+            folder: what training or `save_pretrained` wrote; for JAX, the checkpoint or its params.
+            dtype: float32, or bfloat16 to compute in it.
+            config: sizes where the files cannot tell them (vision heads of unusual widths, the
+                horizon of JAX checkpoints), or a whole `PolicyConfig` that goes before what a
+                foreign folder says about cameras, prompt and robot.
+            tokenizer: where the folder has none, PaliGemma's or a folder or file that holds it.
+            stats: instead of the folder's statistics.
+            asset: the robot whose statistics to take, where an openpi folder has several.
 
         Raises FileNotFoundError if the folder or one of its files is missing, ValueError if they do
-        not belong together.
+        not belong together or what they hold cannot be used.
         """
-        folder = Path(folder)
+        folder, dtype = Path(folder), _dtype(dtype)
+        if stats is not None and not isinstance(stats, NormStats):
+            stats = NormStats.load(stats)
+        if origin_of(folder) == "vla":
+            if config is not None or asset is not None:
+                raise ValueError(f"{folder} is whole; config= and asset= are for folders of others")
+            return cls._ours(folder, device, dtype, seed, tokenizer, stats)
+        files = policy_files(folder, asset)
+        return cls._foreign(files, device, dtype, seed, config, tokenizer, stats)
+
+    @classmethod
+    def _ours(cls, folder, device, dtype, seed, tokenizer, stats) -> Policy:
         config = PolicyConfig.load(folder / CONFIG)
-        processor = Processor(
-            config, NormStats.load(folder / STATS), Tokenizer.from_pretrained(folder)
-        )
-        model = Pi0(config.model)
+        stats = stats or NormStats.load(folder / STATS)
+        processor = Processor(config, stats, _tokenizer(tokenizer or folder))
+        model = build(config.model)
         load_weights(model, folder / WEIGHTS)
-        return cls(model.to(device), processor, seed)
+        return cls(cast(model, dtype).to(device), processor, seed)
+
+    @classmethod
+    def _foreign(cls, files: PolicyFiles, device, dtype, seed, config, tokenizer, stats) -> Policy:
+        stats = stats or files.stats
+        if stats is None:
+            raise ValueError(files.stats_fault)
+        config = policy_config(files, stats, config)
+        check_spread(stats, config.by_quantiles, files.folder)
+        processor = Processor(config, stats, _tokenizer(tokenizer or _beside(files)))
+        announce(files)
+        model = load_model(config.model, files.weights, device, dtype)
+        return cls(model, processor, seed)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write all of the policy into `folder`, which is made if needed; config.json comes last,
@@ -100,8 +148,28 @@ class Policy:
         chunk = self.model.sample_actions(
             batch.to(device), noise=drawn.to(device), steps=self.config.steps
         )
-        return self.processor.actions(chunk)
+        return self.processor.actions(chunk, self.processor.states(observations))
 
     def reset(self) -> None:
         """Start the noise again from the seed."""
         self._generator = torch.Generator().manual_seed(self.seed)
+
+
+def _beside(files: PolicyFiles) -> Path:
+    if files.tokenizer is None:
+        raise FileNotFoundError(
+            f"{files.folder} has no tokenizer ({' or '.join(TOKENIZERS)}); give PaliGemma's with "
+            "tokenizer=, such as the tokenizer.model of google/paligemma-3b-pt-224"
+        )
+    return files.tokenizer
+
+
+def _tokenizer(given: Tokenizer | str | Path) -> Tokenizer:
+    return Tokenizer.from_pretrained(given) if isinstance(given, str | Path) else given
+
+
+def _dtype(dtype: torch.dtype | str) -> torch.dtype:
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if found not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+        raise ValueError(f"dtype is {dtype!r}, expected float32, bfloat16 or float16")
+    return found

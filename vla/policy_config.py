@@ -7,11 +7,16 @@ import difflib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from backbone.numerics import Numerics
+from vla.data.transforms import STILL
+from vla.model import ModelConfig
 from vla.pi0 import Pi0Config
+from vla.pi05 import Pi05Config
 
-MODEL_TYPE = "vla-pi0"
+MODEL_TYPES = {"vla-pi0": Pi0Config, "vla-pi05": Pi05Config}
+PROMPT_LENGTHS = {Pi0Config: 48, Pi05Config: 200}  # openpi's, tokens
 
 
 @dataclass(frozen=True)
@@ -20,17 +25,32 @@ class PolicyConfig:
 
     cameras: names without `observation.images.`, in the order the model saw them in training.
     state_dim, action_dim: the robot's own; the model's may be larger, the rest is padding.
-    prompt_length: tokens, BOS and newline included; openpi's π0 has 48.
+    prompt_length: tokens, BOS and newline included; openpi's π0 has 48, its π0.5 200.
     steps: Euler steps from noise to actions.
+    discrete_state: π0.5's prompt tells the state; else π0.5 doesn't know it and its prompt is π0's,
+        as in openpi's `pi05_libero`. π0 reads the state as a token of its own either way.
+    quantiles: states and actions are scaled by their quantiles q01 and q99 instead of mean and std;
+        None: as openpi does, π0.5 by quantiles and π0 not.
+    still: dimensions with a narrower spread than this, in the robot's unit, count as never moving
+        (see `MeanStd`); 0 for a policy that was trained elsewhere, where every dimension is scaled.
+    optional_cameras: an observation may lack some of the cameras, as in openpi and LeRobot; else
+        one that does is refused.
+    relative_dims: action dimensions that the model predicts relative to the state's dimension of
+        the same number at the chunk's start; statistics are those of the differences.
     Raises ValueError if the robot does not fit the model.
     """
 
-    model: Pi0Config
+    model: Pi0Config | Pi05Config
     cameras: tuple[str, ...]
     state_dim: int
     action_dim: int
     prompt_length: int = 48
     steps: int = 10
+    discrete_state: bool = True
+    quantiles: bool | None = None
+    still: float = STILL
+    optional_cameras: bool = False
+    relative_dims: tuple[int, ...] = ()
 
     def __post_init__(self):
         if not self.cameras or len(set(self.cameras)) < len(self.cameras):
@@ -45,6 +65,27 @@ class PolicyConfig:
         for name, least in (("prompt_length", 3), ("steps", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be {least} or more")
+        both = min(self.state_dim, self.action_dim)
+        if any(not 0 <= dim < both for dim in self.relative_dims):
+            raise ValueError(
+                f"relative_dims are {list(self.relative_dims)}; state and action share dimensions "
+                f"0 to {both - 1} only"
+            )
+
+    @property
+    def numerics(self) -> Numerics:
+        """How the implementation that the weights were trained with rounds and prepares."""
+        return self.model.backbone.numerics
+
+    @property
+    def tells_state(self) -> bool:
+        """Whether the state stands in the prompt."""
+        return self.discrete_state and isinstance(self.model, Pi05Config)
+
+    @property
+    def by_quantiles(self) -> bool:
+        """Whether `quantiles` says so, or else the model's kind."""
+        return isinstance(self.model, Pi05Config) if self.quantiles is None else self.quantiles
 
     @property
     def image_size(self) -> int:
@@ -57,7 +98,7 @@ class PolicyConfig:
         return self.model.expert.horizon
 
     def save(self, path: Path) -> None:
-        values = {"model_type": MODEL_TYPE, **dataclasses.asdict(self)}
+        values = {"model_type": model_type(self.model), **dataclasses.asdict(self)}
         path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
@@ -77,9 +118,17 @@ class PolicyConfig:
         except ValueError as error:
             raise ValueError(f"{path} is not JSON ({error}); copy it again") from error
         kind = values.pop("model_type", None) if isinstance(values, dict) else None
-        if kind != MODEL_TYPE:
-            raise ValueError(f"{path} has model_type {kind!r}, expected {MODEL_TYPE!r}")
+        if kind not in MODEL_TYPES:
+            known = " or ".join(map(repr, MODEL_TYPES))
+            raise ValueError(f"{path} has model_type {kind!r}, expected {known}")
+        if "model" in values:
+            values["model"] = _build(MODEL_TYPES[kind], values["model"], f"{path}: model")
         return _build(cls, values, str(path))
+
+
+def model_type(config: ModelConfig) -> str:
+    """What config.json calls a model of this config."""
+    return next(name for name, kind in MODEL_TYPES.items() if isinstance(config, kind))
 
 
 def _build(cls: type, values: Any, where: str) -> Any:
@@ -106,6 +155,8 @@ def _value(kind: Any, value: Any, where: str) -> Any:
     if get_origin(kind) is tuple and isinstance(value, list):
         return tuple(value)
     known = get_args(kind) or (kind,)
+    if get_origin(kind) is Literal and value not in known:
+        raise ValueError(f"{where} is {value!r}, expected {' or '.join(map(repr, known))}")
     plain = [k for k in known if isinstance(k, type)]
     wide = [*plain, int] if float in plain else plain
     exact = isinstance(value, bool) <= (bool in plain)  # True is an int to isinstance

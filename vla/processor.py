@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,14 @@ from backbone.tokenizer import Tokenizer
 from envs.types import IMAGES, STATE, TASK
 from vla.batch import Batch
 from vla.data.stats import FeatureStats, NormStats
-from vla.data.transforms import Compose, MeanStd, PadDims
+from vla.data.transforms import Compose, MeanStd, PadDims, Quantile, Transform
 from vla.policy_config import PolicyConfig
+from vla.prompt import instruction_prompt, state_prompt
 
 
 class Processor:
-    """Pictures are letterboxed to the model's size, state and actions standardised and padded, the
-    instruction cleaned, tokenised and padded.
+    """Pictures are fitted to the model's size, state and actions normalised and padded, the
+    instruction cleaned, tokenised and padded; π0.5's prompt tells the state too.
 
     Raises ValueError if the statistics belong to another robot, or the tokenizer to another model.
     """
@@ -37,9 +39,14 @@ class Processor:
                 f"{config.model.backbone.vocab} rows; they do not belong together"
             )
         expert = config.model.expert
-        self._state = _to_model("state", stats.state, config.state_dim, expert.state_dim)
-        self._actions = _to_model("action", stats.actions, config.action_dim, expert.action_dim)
-        self._prompts: dict[str, np.ndarray] = {}
+        self._state = _normalise(config, "state", stats.state, config.state_dim)
+        self._pad_state = PadDims(config.state_dim, expert.state_dim)
+        self._actions = Compose(
+            (
+                _normalise(config, "action", stats.actions, config.action_dim),
+                PadDims(config.action_dim, expert.action_dim),
+            )
+        )
 
     def collate(self, items: Sequence[Mapping[str, Any]]) -> Batch:
         """A training batch of items of `Demonstrations` that were read at `config.image_size`.
@@ -53,34 +60,48 @@ class Processor:
             np.stack([item["state"] for item in items]),
             [item["task"] for item in items],
         )
-        actions = self._actions.forward(np.stack([item["actions"] for item in items]))
+        state = np.stack([item["state"] for item in items])
+        actions = np.stack([item["actions"] for item in items]) - self._offset(state)
+        actions = self._actions.forward(actions)
         valid = np.stack([item["action_valid"] for item in items])
-        with_actions = {
-            "actions": torch.from_numpy(actions),
-            "action_valid": torch.from_numpy(valid),
-        }
-        return Batch(**{**vars(batch), **with_actions})
+        return replace(
+            batch,
+            actions=torch.from_numpy(actions),
+            action_valid=torch.from_numpy(valid),
+            action_dim_valid=self._action_dim_valid(len(items)),
+        )
 
     def observe(self, observations: Sequence[Mapping[str, Any]]) -> Batch:
         """A batch of what robots see, without actions.
 
         observations: each with uint8 RGB [H, W, 3] for every `observation.images.<camera>` of the
-        policy, `observation.state` [S] in robot units, and `task`, a text; more is ignored.
+        policy, `observation.state` [S] in robot units, and `task`, a text; more is ignored. Where
+        the policy's cameras are optional one is enough; the others are masked, or left out where
+        no observation has them, which is the same to the model.
         Raises ValueError, naming the observation and its key, for anything else.
         """
         if not len(observations):
             raise ValueError("there are no observations to act on; give at least one")
         for i, observation in enumerate(observations):
             self._check_keys(observation, i)
-        return self._batch(
-            [self._pictures(observation, i) for i, observation in enumerate(observations)],
-            np.stack([self._checked_state(o[STATE], i) for i, o in enumerate(observations)]),
+        pictures = [self._pictures(observation, i) for i, observation in enumerate(observations)]
+        rows, valid = _filled(pictures)
+        batch = self._batch(
+            rows,
+            self.states(observations),
             [_checked_task(o[TASK], i) for i, o in enumerate(observations)],
         )
+        return replace(batch, image_valid=torch.from_numpy(valid))
 
-    def actions(self, chunk: Tensor) -> np.ndarray:
-        """The model's [..., A] as actions of the robot: float32 [..., action_dim], robot units.
+    def states(self, observations: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """Their `observation.state`, float32 [N, S] in robot units. Raises as `observe` does."""
+        return np.stack([self._checked_state(o[STATE], i) for i, o in enumerate(observations)])
 
+    def actions(self, chunk: Tensor, state: np.ndarray | None = None) -> np.ndarray:
+        """The model's [N, H, A] as actions of the robot: float32 [N, H, action_dim], robot units.
+
+        state: float32 [N, S] in robot units, as the chunk was asked for; needed where the model
+        predicts actions relative to it.
         Raises ValueError if one is not finite.
         """
         values = chunk.detach().float().cpu().numpy()
@@ -88,36 +109,62 @@ class Processor:
             raise ValueError(
                 "the model's actions are not finite; its training diverged, or a weight is damaged"
             )
-        return self._actions.inverse(values)
+        values = self._actions.inverse(values)
+        if not self.config.relative_dims:
+            return values
+        if state is None:
+            raise ValueError(
+                "these actions are relative to the state; give it to Processor.actions"
+            )
+        return values + self._offset(state)
 
-    def tokens(self, task: str) -> np.ndarray:
-        """[BOS, the cleaned instruction, newline, padding]: int64 [prompt_length].
+    def _offset(self, state: np.ndarray) -> np.ndarray:
+        """What actions are relative to: float32 [N, 1, action_dim] of a state [N, S], with 0 where
+        they are absolute."""
+        offset = np.zeros((len(state), 1, self.config.action_dim), np.float32)
+        dims = list(self.config.relative_dims)
+        offset[:, 0, dims] = state[:, dims]
+        return offset
 
-        Raises ValueError if the instruction is longer; cutting it could turn its meaning around.
+    def tokens(self, task: str, state: np.ndarray) -> np.ndarray:
+        """The prompt, padded: int64 [prompt_length].
+
+        state: float32 [S], normalised; it is read where the prompt tells it.
+        Raises ValueError if the prompt is longer; cutting it could turn its meaning around.
         """
-        if task not in self._prompts:
-            ids = self.tokenizer.prefix(clean_prompt(task))
-            length = self.config.prompt_length
-            if len(ids) > length:
-                raise ValueError(
-                    f"the instruction {task[:60]!r} takes {len(ids)} tokens, the policy reads "
-                    f"{length}; shorten it, or train with a larger prompt_length"
-                )
-            self._prompts[task] = np.array(ids + [self.tokenizer.pad] * (length - len(ids)))
-        return self._prompts[task]
+        if self.config.tells_state:
+            ids = state_prompt(self.tokenizer, task, state)
+        else:
+            clean = self.config.numerics.clean_prompt
+            ids = instruction_prompt(self.tokenizer, task, clean)
+        length = self.config.prompt_length
+        if len(ids) > length:
+            raise ValueError(
+                f"the prompt of the instruction {task[:60]!r} takes {len(ids)} tokens, the policy "
+                f"reads {length}; shorten it, or train with a larger prompt_length"
+            )
+        return np.array(ids + [self.tokenizer.pad] * (length - len(ids)))
 
     def _batch(
         self, pictures: Sequence[Sequence[np.ndarray]], states: np.ndarray, tasks: Sequence[str]
     ) -> Batch:
         images = torch.from_numpy(np.array(pictures)).permute(0, 1, 4, 2, 3)  # [B, N, 3, R, R]
-        tokens = torch.from_numpy(np.stack([self.tokens(task) for task in tasks]))
+        states = self._state.forward(states)
+        prompts = [self.tokens(task, state) for task, state in zip(tasks, states, strict=True)]
+        tokens = torch.from_numpy(np.stack(prompts))
         return Batch(
             images=images.contiguous(),
             image_valid=torch.ones(images.shape[:2], dtype=torch.bool),
             tokens=tokens,
             token_valid=tokens != self.tokenizer.pad,
-            state=torch.from_numpy(self._state.forward(states)),
+            state=torch.from_numpy(self._pad_state.forward(states)),
         )
+
+    def _action_dim_valid(self, rows: int) -> Tensor:
+        """Action dimensions that count in the loss, bool [B, A]."""
+        width = self.config.model.expert.action_dim
+        counted = width if self.config.numerics.loss_over_padding else self.config.action_dim
+        return (torch.arange(width) < counted).repeat(rows, 1)
 
     def _check_item(self, item: Mapping[str, Any]) -> None:
         size = self.config.image_size
@@ -137,7 +184,10 @@ class Processor:
     def _check_keys(self, observation: Mapping[str, Any], i: int) -> None:
         if not isinstance(observation, Mapping):
             raise ValueError(f"observation {i} is a {type(observation).__name__}, expected a dict")
-        for key in (*(IMAGES + camera for camera in self.config.cameras), STATE, TASK):
+        cameras = [IMAGES + camera for camera in self.config.cameras]
+        if self.config.optional_cameras:
+            cameras = [key for key in cameras if key in observation][:1] or cameras
+        for key in (*cameras, STATE, TASK):
             if key not in observation:
                 held = [str(k) for k in observation]
                 close = difflib.get_close_matches(key, held, n=1)
@@ -146,13 +196,16 @@ class Processor:
                     f"observation {i} lacks {key}, it has {', '.join(held) or 'nothing'}{hint}"
                 )
 
-    def _pictures(self, observation: Mapping[str, Any], i: int) -> list[np.ndarray]:
-        pictures = []
+    def _pictures(self, observation: Mapping[str, Any], i: int) -> list[np.ndarray | None]:
+        """One per camera, None where an optional one is absent."""
+        pictures: list[np.ndarray | None] = []
+        size, resize = self.config.image_size, self.config.numerics.resize
         for camera in self.config.cameras:
+            if IMAGES + camera not in observation:
+                pictures.append(None)
+                continue
             try:
-                picture = prepare(
-                    observation[IMAGES + camera], self.config.image_size, letterbox=True
-                )
+                picture = prepare(observation[IMAGES + camera], size, resize)
             except ValueError as error:
                 raise ValueError(f"observation {i}, {IMAGES}{camera}: {error}") from error
             pictures.append(picture)
@@ -178,9 +231,19 @@ class Processor:
         return state.astype(np.float32)
 
 
-def clean_prompt(task: str) -> str:
-    """The instruction as openpi's π0 reads it (`models/tokenizer.py`): one line, no underscores."""
-    return task.strip().replace("_", " ").replace("\n", " ")
+def _filled(
+    pictures: Sequence[Sequence[np.ndarray | None]],
+) -> tuple[list[list[np.ndarray]], np.ndarray]:
+    """Rows of pictures without the cameras that no row has, black where one row lacks a camera, and
+    which are real, bool [B, N]."""
+    cameras = [
+        column for column in zip(*pictures, strict=True) if any(p is not None for p in column)
+    ]
+    example = next(p for p in cameras[0] if p is not None)
+    black = np.full_like(example, 0 if example.dtype == np.uint8 else -1)
+    rows = [[black if p is None else p for p in row] for row in zip(*cameras, strict=True)]
+    valid = [[p is not None for p in row] for row in zip(*cameras, strict=True)]
+    return rows, np.array(valid)
 
 
 def _checked_task(task: Any, i: int) -> str:
@@ -191,10 +254,12 @@ def _checked_task(task: Any, i: int) -> str:
     return task
 
 
-def _to_model(name: str, stats: FeatureStats, dims: int, width: int) -> Compose:
+def _normalise(config: PolicyConfig, name: str, stats: FeatureStats, dims: int) -> Transform:
     if stats.dim != dims:
         raise ValueError(
             f"the statistics have {stats.dim} {name} dimensions, the robot {dims}; "
             "compute them on this robot's dataset"
         )
-    return Compose((MeanStd(stats), PadDims(dims, width)))
+    numerics = config.numerics
+    transform = Quantile if config.by_quantiles else MeanStd
+    return transform(stats, numerics.std_epsilon, numerics.epsilon_in_inverse, config.still)

@@ -1,15 +1,24 @@
-"""A toy π0 in float64 with every weight random, and a batch with padding everywhere."""
+"""A toy π0 and π0.5 in float64 with every weight random, and a batch with padding everywhere."""
 
 import pytest
 import torch
 
 from vla.batch import Batch
 from vla.pi0 import PI0_TINY, Pi0
+from vla.pi05 import PI05_TINY, Pi05
 
 
 @pytest.fixture
 def model() -> Pi0:
-    model = Pi0(PI0_TINY)
+    return randomised(Pi0(PI0_TINY))
+
+
+@pytest.fixture
+def model05() -> Pi05:
+    return randomised(Pi05(PI05_TINY))
+
+
+def randomised[M: torch.nn.Module](model: M) -> M:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -1,4 +1,4 @@
-"""LeRobot's π0 parameters under our names."""
+"""LeRobot's π0 and π0.5 parameters under our names."""
 
 import re
 
@@ -11,7 +11,8 @@ RENAMES = (
     (r"^model\.", ""),
     (r"^paligemma_with_expert\.paligemma\.model\.", "backbone."),
     (r"^paligemma_with_expert\.gemma_expert\.model\.", "expert.gemma."),
-    (r"^(action|state)_", r"expert.\1_"),
+    (r"^(action|state|time)_", r"expert.\1_"),
+    (r"\.dense\.", ".modulation."),
     (r"language_model\.embed_tokens", "embedding"),
     (r"language_model\.", "language."),
     (r"vision_tower\.vision_model\.", "vision."),

@@ -1,4 +1,4 @@
-"""openpi's JAX parameters under our names.
+"""openpi's JAX parameters, π0's and π0.5's, under our names.
 
 Each array is read on its own, so gradients stored under the same names can be read too.
 openpi stacks layers in the first dimension and writes matrices as [in, out], ours are [out, in].
@@ -55,6 +55,11 @@ SINGLE = {
     "PaliGemma/llm/embedder/input_embedding": ("backbone.embedding.weight", _same),
     "PaliGemma/llm/final_norm/scale": ("backbone.language.norm.weight", _same),
     "PaliGemma/llm/final_norm_1/scale": ("expert.gemma.norm.weight", _same),
+    "PaliGemma/llm/final_norm_1/Dense_0/kernel": (
+        "expert.gemma.norm.modulation.weight",
+        lambda x: x.T,
+    ),
+    "PaliGemma/llm/final_norm_1/Dense_0/bias": ("expert.gemma.norm.modulation.bias", _same),
 }
 
 IMAGE_MODULES = {
@@ -98,6 +103,14 @@ def _language_layer(key: str, x: Tensor, i: int) -> Iterator[tuple[str, Tensor]]
             yield f"{block}.attention_norm.weight", x
         case "pre_ffw_norm/scale":
             yield f"{block}.mlp_norm.weight", x
+        case "pre_attention_norm/Dense_0/kernel":
+            yield f"{block}.attention_norm.modulation.weight", x.T
+        case "pre_attention_norm/Dense_0/bias":
+            yield f"{block}.attention_norm.modulation.bias", x
+        case "pre_ffw_norm/Dense_0/kernel":
+            yield f"{block}.mlp_norm.modulation.weight", x.T
+        case "pre_ffw_norm/Dense_0/bias":
+            yield f"{block}.mlp_norm.modulation.bias", x
         case _:
             raise ValueError(f"no name of ours for {key}")
 

@@ -1,4 +1,4 @@
-"""Stored outputs of LeRobot 0.6.1's π0, float32, toy size (see tests/golden).
+"""Stored outputs of LeRobot 0.6.1's π0 and π0.5, toy size (see tests/golden).
 
 Two of its three cameras are there: LeRobot masks the third, ours may also leave it out.
 """
@@ -6,75 +6,89 @@ Two of its three cameras are there: LeRobot masks the third, ours may also leave
 import lerobot_names
 import pytest
 import torch
-import torch.nn.functional as F
-from safetensors.torch import load_file
-from stored import GOLDEN, arrays, assert_near
+from reference import distance, lerobot_batch, lerobot_model, velocity
+from stored import arrays
 
-from action_expert.expert import ActionExpertConfig
 from action_expert.flow import interpolate, target_velocity
-from backbone.gemma import GemmaConfig
-from backbone.paligemma import PaliGemmaConfig
-from backbone.siglip import SigLIPConfig
-from backbone.weights import load_tensors
-from vla.batch import Batch
-from vla.pi0 import Pi0, Pi0Config
 
-LEROBOT = Pi0Config(
-    PaliGemmaConfig(
-        SigLIPConfig(width=32, depth=2, mlp=48, heads=4, patch=14, resolution=56),
-        GemmaConfig(width=56, depth=3, mlp=72, head_dim=16),
-        vocab=112,
-    ),
-    ActionExpertConfig(GemmaConfig(width=40, depth=3, mlp=56, head_dim=16), horizon=6),
-)
+FLOAT32 = 5e-5  # ‖ours − theirs‖ / ‖theirs‖
+
+
+@pytest.fixture(scope="module", params=["lerobot_pi0", "lerobot_pi05"])
+def folder(request) -> str:
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def model():
-    model = Pi0(LEROBOT)
-    tensors = load_file(GOLDEN / "lerobot_pi0/model.safetensors")
-    load_tensors(model, lerobot_names.our_tensors(tensors), source="LeRobot's toy π0")
-    return model.eval()
+def model(folder):
+    return lerobot_model(folder)
 
 
 @pytest.fixture(scope="module")
-def inputs():
-    return arrays("lerobot_pi0/inputs.npz")
+def inputs(folder):
+    return arrays(f"{folder}/inputs.npz")
 
 
 @pytest.fixture(scope="module")
-def outputs():
-    return arrays("lerobot_pi0/outputs_f32.npz")
+def outputs(folder):
+    return arrays(f"{folder}/outputs_f32.npz")
 
 
 @pytest.fixture(scope="module", params=["left out", "masked"])
-def batch(request, outputs):
-    prepared = arrays("lerobot_pi0/preprocessed.npz")
-    cameras = 2 if request.param == "left out" else 3
-    actions = prepared["action"]
-    return Batch(
-        images=outputs["images_preprocessed"][:, :cameras],
-        image_valid=outputs["image_masks"][:, :cameras],
-        tokens=prepared["observation.language.tokens"],
-        token_valid=prepared["observation.language.attention_mask"],
-        state=F.pad(prepared["observation.state"], (0, 32 - 9)),
-        actions=F.pad(actions, (0, 32 - 7)),
-        action_valid=torch.ones(actions.shape[:2], dtype=torch.bool),
-    )
+def batch(request, folder):
+    return lerobot_batch(folder, cameras=2 if request.param == "left out" else 3)
+
+
+def test_prefix_tokens(model, folder, outputs):
+    batch = lerobot_batch(folder)
+    with torch.no_grad():
+        prefix, valid = model.backbone.embed_prefix(
+            batch.images, batch.image_valid, batch.tokens, batch.token_valid
+        )
+    assert torch.equal(valid, outputs["prefix_pad_masks"])
+    assert distance(prefix[valid], outputs["prefix_embs"][valid]) < FLOAT32
 
 
 def test_loss_of_every_element(model, batch, inputs, outputs):
     noise, time = inputs["noise"], inputs["time"]
     with torch.no_grad():
-        x_t = interpolate(batch.actions, noise, time)
-        velocity = model.expert(x_t, time, batch.state, model.prefill(batch))
-    error = (velocity - target_velocity(batch.actions, noise)).square()
-    assert_near(error, outputs["loss_per_element"], 1e-4)
-    # LeRobot averages over the robot's own 7 dimensions, openpi and we over all 32
-    assert_near(error[..., :7].mean(), outputs["loss"], 1e-4)
+        ours = velocity(model, batch, interpolate(batch.actions, noise, time), time)
+    error = (ours - target_velocity(batch.actions, noise)).square()
+    assert distance(error, outputs["loss_per_element"]) < FLOAT32
+
+
+def test_the_loss_is_over_the_robots_own_dimensions(model, batch, inputs, outputs):
+    with torch.no_grad():
+        loss = model(batch, inputs["noise"][:, None], inputs["time"][:, None])
+    assert loss.item() == pytest.approx(outputs["loss"].item(), rel=FLOAT32)
+
+
+def test_gradients(folder, model, batch, inputs):
+    model(batch, inputs["noise"][:, None], inputs["time"][:, None]).backward()
+    gradients = {name: p.grad for name, p in model.named_parameters()}
+    model.zero_grad()
+    stored = arrays(f"{folder}/grads_f32.npz")
+    largest = max(x.item() for key, x in stored.items() if key.startswith("norm:"))
+    compared = 0
+    for key, theirs in stored.items():
+        sort, name = key.split(":")
+        if lerobot_names.UNUSED in name:
+            continue
+        mine = gradients[lerobot_names.our_name(name)]
+        if mine is None:  # LeRobot's last query projection gets exact zeros
+            assert theirs.norm() == 0, name
+        elif sort == "grad":
+            difference = (mine - theirs).norm().item()
+            assert difference <= FLOAT32 * theirs.norm().item() + 1e-7 * largest, name
+            compared += 1
+        else:
+            norm = mine.double().norm().item()
+            assert norm == pytest.approx(theirs.item(), rel=FLOAT32, abs=1e-7 * largest), name
+            compared += 1
+    assert compared > len(gradients) - 8
 
 
 @pytest.mark.parametrize("steps", [10, 4, 1])
 def test_sampled_actions(model, batch, inputs, outputs, steps):
     actions = model.sample_actions(batch, inputs["sample_noise"], steps=steps)
-    assert_near(actions[..., :7], outputs[f"action_chunk_{steps}"], 1e-4)
+    assert distance(actions[..., :7], outputs[f"action_chunk_{steps}"]) < FLOAT32

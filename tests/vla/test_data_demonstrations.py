@@ -47,7 +47,7 @@ def test_items_are_lerobots_own(root):
             if picture.is_floating_point():
                 picture = (picture * 255).round().byte()
             picture = picture.permute(1, 2, 0).numpy()
-            assert np.array_equal(a["images"][camera], prepare(picture, 32, letterbox=True))
+            assert np.array_equal(a["images"][camera], prepare(picture, 32))
 
 
 def test_reading_lazily_gives_the_same_items(root):

@@ -13,7 +13,8 @@ from vla.data.stats import NormStats, norm_stats
 from vla.pi0 import PI0_TINY, Pi0
 from vla.policy import Policy
 from vla.policy_config import PolicyConfig
-from vla.processor import Processor, clean_prompt
+from vla.processor import Processor
+from vla.prompt import clean_prompt
 
 CONFIG = PolicyConfig(PI0_TINY, cameras=("wrist", "top"), state_dim=3, action_dim=2)
 SIZE = PI0_TINY.backbone.vision.resolution
@@ -92,7 +93,7 @@ def test_a_training_batch_has_the_models_units(processor, stats, video_dataset):
 
 def test_a_prompt_is_bos_text_newline_padding(processor):
     tokenizer = Tokenizer.small()
-    ids = processor.tokens(" open_the\ndrawer ")
+    ids = processor.tokens(" open_the\ndrawer ", np.zeros(3))
     text = [tokenizer.bos, *tokenizer.encode("open the drawer"), tokenizer.newline]
     assert ids.tolist() == text + [0] * (48 - len(text))
     batch = processor.observe([observation(task=" open_the\ndrawer ")])

@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from backbone.image import prepare
+from backbone.numerics import Resize
 from vla.data.check import check_or_raise
 from vla.data.dataset import ACTION, STATE, Dataset, open_dataset
 from vla.data.stats import frame_rows
@@ -21,7 +22,8 @@ GB = 1e9
 class Demonstrations:
     """Map-style over a LeRobotDataset v3; item i is a dict
 
-        images       {camera: uint8 RGB [R, R, 3]}, letterboxed to R = image_size, as openpi does
+        images       {camera: RGB [R, R, 3]}, fitted to R = image_size as `backbone.image.prepare`
+                     does: uint8 letterboxed as in openpi, or what `resize` says
         state        float32 [S], robot units
         actions      float32 [H, A], robot units: those of this frame and the H − 1 after it
         action_valid bool [H], False past the episode's end, where the last action is repeated
@@ -44,6 +46,7 @@ class Demonstrations:
         cache_gb: float = 4.0,
         allow_short_episodes: bool = False,
         progress: bool = True,
+        resize: Resize = "pil",
     ):
         """Opens and checks the dataset at `root`.
 
@@ -59,6 +62,7 @@ class Demonstrations:
             allow_short_episodes: take episodes shorter than the horizon too; none of their
                 chunks is full.
             progress: show a bar while decoding.
+            resize: how a picture becomes the model's square, as its `Numerics` say.
 
         Raises:
             FileNotFoundError: no dataset at `root`.
@@ -71,6 +75,7 @@ class Demonstrations:
         check_or_raise(self.dataset)
         self.cameras = _choose_cameras(self.dataset, cameras)
         self.horizon, self.image_size = horizon, image_size
+        self.resize: Resize = resize
         self._rows = frame_rows(self.dataset, episodes)
         self.episodes = list(range(len(self.dataset.episodes)) if episodes is None else episodes)
         if not allow_short_episodes:
@@ -132,19 +137,20 @@ class Demonstrations:
         }
 
     def _fit(self, picture: np.ndarray) -> np.ndarray:
-        return prepare(picture, self.image_size, letterbox=True)
+        return prepare(picture, self.image_size, self.resize)
 
     def _decode_all(self, most_gb: float, progress: bool) -> dict[str, np.ndarray]:
-        """Every picture of every camera, uint8 [len(self), R, R, 3], episode by episode."""
+        """Every picture of every camera, [len(self), R, R, 3], episode by episode."""
         shape = (len(self), self.image_size, self.image_size, 3)
-        needed = len(self.cameras) * np.prod(shape, dtype=float) / GB
+        dtype = self._fit(np.zeros((1, 1, 3), np.uint8)).dtype  # uint8, or float32 for some ways
+        needed = len(self.cameras) * np.prod(shape, dtype=float) * dtype.itemsize / GB
         if needed > most_gb:
             raise ValueError(
                 f"caching {len(self)} frames of {len(self.cameras)} cameras at {self.image_size} "
                 f"px takes {needed:.3g} GB, allowed are {most_gb:.3g}; use cache=False, fewer "
                 "episodes, a smaller image_size, or a larger cache_gb"
             )
-        pictures = {camera: np.empty(shape, np.uint8) for camera in self.cameras}
+        pictures = {camera: np.empty(shape, dtype) for camera in self.cameras}
         at = 0
         for episode in tqdm(self.episodes, desc="decoding", unit="ep", disable=not progress):
             for camera, store in pictures.items():

@@ -15,7 +15,7 @@ import numpy as np
 from vla.data.stats import FeatureStats
 
 EPSILON = 1e-6  # openpi `transforms.py`: Normalize
-CONSTANT = 1e-4  # a narrower spread than this, in the feature's unit, is no motion
+STILL = 1e-4  # a narrower spread than this, in the feature's unit, is no motion
 
 
 class Transform(Protocol):
@@ -26,32 +26,47 @@ class Transform(Protocol):
 
 @dataclass(frozen=True)
 class MeanStd:
-    """(x − mean) / (std + 1e-6), as openpi's π0.
+    """(x − mean) / (std + epsilon), as openpi's and LeRobot's π0.
 
-    A dimension whose std is below 1e-4 did not move in the demonstrations: it is centred and not
-    scaled, where openpi would multiply the smallest deviation by up to a million.
+    epsilon: openpi has 1e-6, LeRobot 1e-8. epsilon_in_inverse: the way back multiplies by std +
+    epsilon, as openpi does; else by std alone, as LeRobot does.
+    still: a dimension whose std is below this, in the feature's unit, did not move in the
+    demonstrations; it is centred and not scaled. openpi and LeRobot scale every dimension, which
+    multiplies the smallest deviation by up to a million; 0 does the same.
     """
 
     stats: FeatureStats
+    epsilon: float = EPSILON
+    epsilon_in_inverse: bool = True
+    still: float = STILL
 
     def forward(self, x: np.ndarray) -> np.ndarray:
-        x = _float32(x, self.stats.dim)
-        return (x - self.stats.mean) / _scale(self.stats.std)
+        return (_float32(x, self.stats.dim) - self.stats.mean) / self._scale(self.epsilon)
 
     def inverse(self, x: np.ndarray) -> np.ndarray:
-        return _float32(x, self.stats.dim) * _scale(self.stats.std) + self.stats.mean
+        scale = self._scale(self.epsilon if self.epsilon_in_inverse else 0)
+        return _float32(x, self.stats.dim) * scale + self.stats.mean
+
+    def _scale(self, epsilon: float) -> np.ndarray:
+        std = self.stats.std
+        return np.where(std < self.still, np.float32(1), std + np.float32(epsilon))
 
 
 @dataclass(frozen=True)
 class Quantile:
-    """2 (x − q01) / (q99 − q01 + 1e-6) − 1, as openpi's π0.5.
+    """2 (x − q01) / (q99 − q01 + epsilon) − 1, as openpi's and LeRobot's π0.5.
 
-    Most values fall in [-1, 1]; none is clipped. A dimension with q99 − q01 below 1e-4 is centred
-    on q01 and not scaled.
+    epsilon, epsilon_in_inverse: as in `MeanStd`; LeRobot leaves the epsilon out both ways, and 1e-8
+    is nothing beside a range of 1e-4 or more in float32.
+    still: as in `MeanStd`, of q99 − q01; a dimension that did not move is centred on q01.
+    Most values fall in [-1, 1]; none is clipped.
     Raises ValueError if the statistics have no quantiles.
     """
 
     stats: FeatureStats
+    epsilon: float = EPSILON
+    epsilon_in_inverse: bool = True
+    still: float = STILL
 
     def __post_init__(self):
         if self.stats.q01 is None or self.stats.q99 is None:
@@ -60,19 +75,19 @@ class Quantile:
             )
 
     def forward(self, x: np.ndarray) -> np.ndarray:
-        low, half = self._range()
+        low, half = self._range(self.epsilon)
         return (_float32(x, self.stats.dim) - low) / half - np.float32(1)
 
     def inverse(self, x: np.ndarray) -> np.ndarray:
-        low, half = self._range()
+        low, half = self._range(self.epsilon if self.epsilon_in_inverse else 0)
         return (_float32(x, self.stats.dim) + np.float32(1)) * half + low
 
-    def _range(self) -> tuple[np.ndarray, np.ndarray]:
+    def _range(self, epsilon: float) -> tuple[np.ndarray, np.ndarray]:
         low, high = self.stats.q01, self.stats.q99
         assert low is not None
         assert high is not None
-        moves = high - low >= CONSTANT
-        half = np.where(moves, (high - low + np.float32(EPSILON)) / 2, np.float32(1))
+        moves = high - low >= self.still
+        half = np.where(moves, (high - low + np.float32(epsilon)) / 2, np.float32(1))
         return np.where(moves, low, low - 1), half  # low − 1: a constant q01 becomes 0
 
 
@@ -116,10 +131,6 @@ class Compose:
         for step in reversed(self.steps):
             x = step.inverse(x)
         return x
-
-
-def _scale(std: np.ndarray) -> np.ndarray:
-    return np.where(std < CONSTANT, np.float32(1), std + np.float32(EPSILON))
 
 
 def _float32(x: np.ndarray, dims: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from backbone.gemma import Attention, Block, at_least_float32, rotate
 from vla.batch import Batch
-from vla.pi0 import Pi0
+from vla.model import Model
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class AttentionMaps:
 
 @torch.no_grad()
 def attention_maps(
-    model: Pi0,
+    model: Model,
     batch: Batch,
     noise: Tensor | None = None,
     steps: int = 10,
@@ -49,8 +49,9 @@ def attention_maps(
     chosen = range(len(blocks)) if layers is None else layers
     if not all(0 <= i < len(blocks) for i in chosen):
         raise ValueError(f"expected layers from 0 to {len(blocks) - 1}, got {list(chosen)}")
+    horizon = model.config.expert.horizon
     prefix = batch.images.shape[1] * model.config.backbone.vision.tokens + batch.tokens.shape[1]
-    with _caught([blocks[i].attention for i in chosen], prefix) as caught:
+    with _caught([blocks[i].attention for i in chosen], horizon, prefix) as caught:
         model.sample_actions(batch, noise, steps)
     share = torch.stack(caught).mean(0)  # [B, S]
     return _split(share / share.sum(1, keepdim=True), batch)
@@ -67,14 +68,14 @@ def attention_weights(attention: Attention, x: Tensor, k: Tensor, mask: Tensor, 
 
 
 @contextmanager
-def _caught(modules: list[Attention], prefix: int) -> Iterator[list[Tensor]]:
+def _caught(modules: list[Attention], horizon: int, prefix: int) -> Iterator[list[Tensor]]:
     """Collect, at every call of `modules`, the action tokens' mean attention to the prefix."""
     caught: list[Tensor] = []
 
     def catch(module: Attention, args: tuple) -> None:
         x, k, _, mask, cos, sin = args
         weights = attention_weights(module, x, k, mask, cos, sin)
-        caught.append(weights[:, :, 1:, :prefix].mean((1, 2)))  # token 0 is the state
+        caught.append(weights[:, :, -horizon:, :prefix].mean((1, 2)))  # π0 has its state first
 
     hooks = [m.register_forward_pre_hook(catch) for m in modules]
     try:

@@ -1,4 +1,4 @@
-"""A π0 trained on demonstrations: dataset → samples → batches with noise → policy folder."""
+"""A policy trained on demonstrations: dataset → samples → batches with noise → policy folder."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from action_expert.flow import sample_time
 from backbone import pretrained
 from backbone.tokenizer import Tokenizer
 from backbone.weights import load_weights
-from vla import policy_config
 from vla.config import TrainConfig
 from vla.data.dataset import open_dataset
 from vla.data.demonstrations import Demonstrations, split
 from vla.data.stats import norm_stats
-from vla.pi0 import Pi0
+from vla.model import Model, build
 from vla.policy import WEIGHTS, Policy
-from vla.policy_config import PolicyConfig
+from vla.policy_config import MODEL_TYPES, PROMPT_LENGTHS, PolicyConfig
 from vla.processor import Processor
 from vla.training.job import Job, Microbatch
 from vla.training.sampler import (
@@ -42,7 +41,7 @@ def policy_job(config: TrainConfig) -> Job:
     fit each other.
     """
     data, sizes = config.data, config.model
-    model = Pi0(sizes)
+    model = build(sizes)
     if config.init is not None:
         load_init(model, config.init)
     dataset = open_dataset(data.root)
@@ -55,7 +54,8 @@ def policy_job(config: TrainConfig) -> Job:
             cameras=training.cameras,
             state_dim=training.state_dim,
             action_dim=training.action_dim,
-            prompt_length=data.prompt_length,
+            prompt_length=data.prompt_length or PROMPT_LENGTHS[type(sizes)],
+            discrete_state=data.discrete_state,
         ),
         norm_stats(dataset, chosen),
         _tokenizer(config),
@@ -96,7 +96,7 @@ def policy_job(config: TrainConfig) -> Job:
     )
 
 
-def load_init(model: Pi0, folder: Path) -> None:
+def load_init(model: Model, folder: Path) -> None:
     """Fill `model` from a policy's folder, or only its backbone from a PaliGemma's.
 
     Raises FileNotFoundError if there is neither, ValueError if sizes differ.
@@ -108,14 +108,14 @@ def load_init(model: Pi0, folder: Path) -> None:
             "PaliGemma, or leave init out to start from random weights"
         )
     kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
-    if kind == policy_config.MODEL_TYPE:
+    if kind in MODEL_TYPES:
         saved, ours = PolicyConfig.load(path).model, model.config
         target = model
     elif kind == pretrained.MODEL_TYPE:
         saved, ours = pretrained.read_config(folder), model.config.backbone
         target = model.backbone
     else:
-        known = f"{policy_config.MODEL_TYPE!r} or {pretrained.MODEL_TYPE!r}"
+        known = " or ".join(map(repr, (*MODEL_TYPES, pretrained.MODEL_TYPE)))
         raise ValueError(f"init {folder} has model_type {kind!r}, expected {known}")
     if saved != ours:
         raise ValueError(
@@ -136,6 +136,7 @@ def _demonstrations(config: TrainConfig, episodes: list[int]) -> Demonstrations:
         cache=data.cache,
         cache_gb=data.cache_gb,
         allow_short_episodes=data.allow_short_episodes,
+        resize=sizes.backbone.numerics.resize,
     )
 
 

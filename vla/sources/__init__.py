@@ -1,0 +1,1 @@
+"""Policies of other projects: who wrote a folder, what its files say, and how to load it."""
