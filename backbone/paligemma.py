@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from backbone.gemma import GEMMA_2B, Gemma, GemmaConfig, TextEmbedding, at_least_float32
 from backbone.kv_cache import KVCache
 from backbone.masks import block_ids
-from backbone.numerics import Numerics
+from backbone.numerics import OPENPI_JAX, Numerics
 from backbone.siglip import SigLIP, SigLIPConfig
 
 
@@ -29,7 +29,7 @@ class PaliGemmaConfig:
     vision: SigLIPConfig
     language: GemmaConfig
     vocab: int
-    numerics: Numerics = Numerics()
+    numerics: Numerics = OPENPI_JAX
 
 
 SIGLIP_SO400M = SigLIPConfig(width=1152, depth=27, mlp=4304, heads=16)
