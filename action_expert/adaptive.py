@@ -93,8 +93,8 @@ class AdaptiveGemma(nn.Module):
         x: float [B, T, D] embeddings. condition: float32 [B, D]. block: int64 [B, T]. valid: bool
         [B, T]. cache: earlier tokens.
         """
-        mask, cos, sin = self.geometry(x, block, valid, cache)
+        masks, cos, sin = self.geometry(x, block, valid, cache)
         for i, layer in enumerate(self.blocks):
-            x = layer(x, condition, mask, cos, sin, (cache.k[i], cache.v[i]))
+            x = layer(x, condition, masks[i % 2], cos, sin, (cache.k[i], cache.v[i]))
         x, _ = self.norm(x, condition)
         return x

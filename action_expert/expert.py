@@ -74,7 +74,7 @@ class ActionExpert(nn.Module):
         self.action_in_proj = WideLinear(config.action_dim, width)
         self.action_time_mlp_in = WideLinear(2 * width, width)
         self.action_time_mlp_out = WideLinear(width, width)
-        self.gemma = Gemma(config.gemma)
+        self.gemma = Gemma(config.gemma, self.numerics)
         self.action_out_proj = WideLinear(width, config.action_dim)
 
     def embed_suffix(self, x_t: Tensor, t: Tensor, state: Tensor) -> Tensor:

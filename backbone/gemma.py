@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from backbone.kv_cache import KVCache
 from backbone.masks import block_mask, positions
+from backbone.numerics import OPENPI_JAX, Numerics
 
 ROPE_BASE = 10_000.0
 NORM_EPS = 1e-6
@@ -22,7 +23,16 @@ NORM_EPS = 1e-6
 
 @dataclass(frozen=True)
 class GemmaConfig:
-    """Sizes of a Gemma stack. `heads` must be a multiple of `kv_heads`; `head_dim` must be even."""
+    """Sizes of a Gemma stack. `heads` must be a multiple of `kv_heads`; `head_dim` must be even.
+
+    What Gemma 2 adds, off by default:
+    post_norms: what attention and MLP add is normed first.
+    attention_cap, logit_cap: cap · tanh(x / cap) on attention logits, and on the logits of decoded
+        tokens (see `PaliGemma.decode`); None: no cap.
+    query_scale: what queries are multiplied by; None: head_dim^−½.
+    window: tokens that blocks 0, 2, 4, … look back over, all of a token's own block excepted; None:
+        all of them, as in big_vision, which never implemented the window.
+    """
 
     width: int
     depth: int
@@ -30,6 +40,11 @@ class GemmaConfig:
     heads: int = 8
     kv_heads: int = 1
     head_dim: int = 256
+    post_norms: bool = False
+    attention_cap: float | None = None
+    logit_cap: float | None = None
+    query_scale: float | None = None
+    window: int | None = None
 
     def __post_init__(self):
         if self.heads % self.kv_heads or self.head_dim % 2:
@@ -42,16 +57,42 @@ class GemmaConfig:
 GEMMA_2B = GemmaConfig(width=2048, depth=18, mlp=16_384)
 GEMMA_300M = GemmaConfig(width=1024, depth=18, mlp=4096)
 
+_GEMMA2 = {"post_norms": True, "attention_cap": 50.0, "logit_cap": 30.0}
+GEMMA2_2B = GemmaConfig(width=2304, depth=26, mlp=9216, heads=8, kv_heads=4, **_GEMMA2)
+GEMMA2_9B = GemmaConfig(width=3584, depth=42, mlp=14_336, heads=16, kv_heads=8, **_GEMMA2)
+GEMMA2_27B = GemmaConfig(
+    width=4608,
+    depth=46,
+    mlp=36_864,
+    heads=32,
+    kv_heads=16,
+    head_dim=128,
+    query_scale=(4608 / 32) ** -0.5,
+    **_GEMMA2,
+)
+
 
 def at_least_float32(x: Tensor) -> Tensor:
     """Raise half precisions to float32; leave float32 and float64 as they are."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def rope_angles(position: Tensor, head_dim: int, dtype: torch.dtype) -> Tensor:
-    """Rotary angles [B, 1, T, H/2] of int positions [B, T]: position · 10000^(−2j/H)."""
+def soft_cap(x: Tensor, cap: float | None) -> Tensor:
+    """cap · tanh(x / cap), or x where there is no cap."""
+    return x if cap is None else cap * torch.tanh(x / cap)
+
+
+def rope_angles(
+    position: Tensor, head_dim: int, dtype: torch.dtype, rounded_to: torch.dtype | None = None
+) -> Tensor:
+    """Rotary angles [B, 1, T, H/2] of int positions [B, T]: position · 10000^(−2j/H).
+
+    rounded_to: what the frequencies are rounded to before they are multiplied.
+    """
     j = torch.arange(head_dim // 2, device=position.device, dtype=dtype)
     frequency = ROPE_BASE ** (-2 * j / head_dim)
+    if rounded_to is not None:
+        frequency = frequency.to(rounded_to).to(dtype)
     return position[:, None, :, None].to(dtype) * frequency
 
 
@@ -62,15 +103,20 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) · (1 + weight) in float32, cast back at the end. The weight starts at 0."""
+    """x / rms(x) · (1 + weight) in float32, cast back at the end. The weight starts at 0.
 
-    def __init__(self, width: int):
+    round_scale: 1 + weight is rounded to the weight's dtype, as JAX does.
+    """
+
+    def __init__(self, width: int, round_scale: bool = True):
         super().__init__()
+        self.round_scale = round_scale
         self.weight = nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Tensor) -> Tensor:
         wide = at_least_float32(x)
-        scale = 1 + self.weight.to(wide.dtype)
+        weight = self.weight if self.round_scale else at_least_float32(self.weight)
+        scale = (1 + weight).to(wide.dtype)
         return F.rms_norm(wide, scale.shape, scale, NORM_EPS).to(x.dtype)
 
 
@@ -79,7 +125,8 @@ class Attention(nn.Module):
 
     def __init__(self, config: GemmaConfig):
         super().__init__()
-        self.head_dim = config.head_dim
+        self.head_dim, self.cap = config.head_dim, config.attention_cap
+        self.scale = config.query_scale or config.head_dim**-0.5
         self.groups = config.heads // config.kv_heads
         self.q_proj = nn.Linear(config.width, config.heads * config.head_dim, bias=False)
         self.k_proj = nn.Linear(config.width, config.kv_heads * config.head_dim, bias=False)
@@ -95,7 +142,10 @@ class Attention(nn.Module):
         """Attend from x [B, T, D] to k, v [B, K, S, H] under mask [B, 1, T, S]: [B, T, D]."""
         q = rotate(self._heads(self.q_proj(x)), cos, sin)
         k, v = self._share(k), self._share(v)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        if self.cap is None:
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale)
+        else:
+            out = capped_attention(q, k, v, mask, self.scale, self.cap)
         return self.o_proj(rearrange(out, "b n t h -> b t (n h)"))
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -104,6 +154,17 @@ class Attention(nn.Module):
     def _share(self, x: Tensor) -> Tensor:
         """Let every query head of a group see its key/value head (a view where there is one)."""
         return x[:, :, None].expand(-1, -1, self.groups, -1, -1).flatten(1, 2)
+
+
+def capped_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, cap: float
+) -> Tensor:
+    """Attention with soft-capped logits, which no fused kernel offers on all devices: Gemma 2 alone
+    pays for its matrix of probabilities. q: [B, N, T, H]; k, v: [B, N, S, H]; logits and softmax
+    in float32 or wider."""
+    logits = soft_cap(at_least_float32(q) @ at_least_float32(k).mT * scale, cap)
+    logits = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
+    return logits.softmax(-1).to(v.dtype) @ v
 
 
 class MLP(nn.Module):
@@ -122,12 +183,18 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """One pre-norm block. An ordinary module, so FSDP2 and compile can take it alone."""
 
-    def __init__(self, config: GemmaConfig):
+    def __init__(self, config: GemmaConfig, numerics: Numerics = OPENPI_JAX):
         super().__init__()
-        self.attention_norm = RMSNorm(config.width)
+
+        def norm() -> RMSNorm:
+            return RMSNorm(config.width, numerics.round_norm_scale)
+
+        self.attention_norm = norm()
         self.attention = Attention(config)
-        self.mlp_norm = RMSNorm(config.width)
+        self.mlp_norm = norm()
         self.mlp = MLP(config)
+        self.post_attention_norm = norm() if config.post_norms else nn.Identity()
+        self.post_mlp_norm = norm() if config.post_norms else nn.Identity()
 
     def forward(
         self, x, mask, cos, sin, past: tuple[Tensor, Tensor] | None, keys_only: bool = False
@@ -142,18 +209,18 @@ class Block(nn.Module):
         if keys_only:
             return x, new
         k, v = new if past is None else (torch.cat(p, dim=2) for p in zip(past, new, strict=True))
-        x = x + self.attention(h, k, v, mask, cos, sin)
-        return x + self.mlp(self.mlp_norm(x)), new
+        x = x + self.post_attention_norm(self.attention(h, k, v, mask, cos, sin))
+        return x + self.post_mlp_norm(self.mlp(self.mlp_norm(x))), new
 
 
 class Gemma(nn.Module):
     """The stack: embeddings in, hidden states and the new tokens' own cache out."""
 
-    def __init__(self, config: GemmaConfig):
+    def __init__(self, config: GemmaConfig, numerics: Numerics = OPENPI_JAX):
         super().__init__()
-        self.config = config
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.norm = RMSNorm(config.width)
+        self.config, self.numerics = config, numerics
+        self.blocks = nn.ModuleList(Block(config, numerics) for _ in range(config.depth))
+        self.norm = RMSNorm(config.width, numerics.round_norm_scale)
         self.apply(_initialise)
 
     def forward(
@@ -174,11 +241,12 @@ class Gemma(nn.Module):
 
         Returns (hidden states after the final norm, float [B, T, D]; the *new* tokens' cache).
         """
-        mask, cos, sin = self.geometry(x, block, valid, cache)
+        masks, cos, sin = self.geometry(x, block, valid, cache)
         keys, values = [], []
         last = len(self.blocks) - 1
         for i, layer in enumerate(self.blocks):
             past = None if cache is None else (cache.k[i], cache.v[i])
+            mask = masks[i % 2]
             x, (k, v) = layer(x, mask, cos, sin, past, keys_only=cache_only and i == last)
             keys.append(k)
             values.append(v)
@@ -187,34 +255,48 @@ class Gemma(nn.Module):
 
     def geometry(
         self, x: Tensor, block: Tensor, valid: Tensor, cache: KVCache | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """What every block shares: the mask, bool [B, 1, T, S], over cached and new tokens, and the
-        cosines and sines of the new tokens' rotary angles, float32 or wider [B, 1, T, H/2]."""
-        start = 0 if cache is None else cache.length
+    ) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
+        """What blocks share: the masks of even and of odd ones, bool [B, 1, T, S], over cached and
+        new tokens, and the cosines and sines of the new tokens' rotary angles, float32 or wider
+        [B, 1, T, H/2], or of x's dtype where the numerics rotate in it."""
         key_block, key_valid = block, valid
         if cache is not None:
             key_block = torch.cat([cache.block, block], dim=1)
             key_valid = torch.cat([cache.valid, valid], dim=1)
-        mask = block_mask(block, key_block, key_valid)
+        mask = windowed = block_mask(block, key_block, key_valid)
+        position = positions(valid, 0 if cache is None else cache.length)
+        if self.config.window is not None:
+            back = position[:, :, None] - positions(key_valid)[:, None]
+            near = (back < self.config.window) | (key_block[:, None] == block[:, :, None])
+            windowed = mask & near[:, None]
         wide = torch.promote_types(x.dtype, torch.float32)
-        angles = rope_angles(positions(valid, start), self.config.head_dim, wide)
-        return mask, angles.cos(), angles.sin()
+        rounded_to = x.dtype if self.numerics.round_rope_frequencies else None
+        angles = rope_angles(position, self.config.head_dim, wide, rounded_to)
+        dtype = x.dtype if self.numerics.rotate_in_activation else wide
+        return (windowed, mask), angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 class TextEmbedding(nn.Module):
-    """Token table, tied to the output: rows · √D on the way in, dot products on the way out."""
+    """Token table, tied to the output: rows · √D on the way in, dot products on the way out.
 
-    def __init__(self, vocab: int, width: int):
+    round_scale: √D is rounded to the table's dtype before it multiplies.
+    """
+
+    def __init__(self, vocab: int, width: int, round_scale: bool = True):
         super().__init__()
+        self.round_scale = round_scale
         self.weight = nn.Parameter(torch.randn(vocab, width) / math.sqrt(width))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens: int64 [B, T]. Returns float [B, T, D], scaled by √D (images are never scaled)."""
-        return F.embedding(tokens, self.weight) * math.sqrt(self.weight.shape[1])
+        scale = math.sqrt(self.weight.shape[1])
+        if self.round_scale:
+            scale = torch.tensor(scale, dtype=self.weight.dtype).item()
+        return F.embedding(tokens, self.weight) * scale
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: float [..., D]. Returns float [..., vocab], without bias or soft-cap."""
-        return F.linear(hidden, self.weight)
+        return F.linear(hidden.to(self.weight.dtype), self.weight)
 
 
 def _initialise(module: nn.Module):

@@ -14,12 +14,13 @@ Resize = Literal["pil", "jax", "torch", "bicubic", "tf"]
 class Numerics:
     """One implementation's choices. Those about rounding have no effect on float32 weights.
 
+    Attention logits are float32 in fused attention, everywhere: what openpi PyTorch, LeRobot and
+    Hugging Face round there is less than their own distance from float32.
+
     In the model:
     round_rope_frequencies: rotary frequencies are rounded to the weights' dtype.
     rotate_in_activation: cosines and sines are rounded to the activations' dtype, and so is the
         rotation; else float32.
-    logits_in_activation: attention logits are rounded to the activations' dtype before the softmax;
-        else float32.
     round_norm_scale: 1 + weight of a norm is computed in the weight's dtype; else float32.
     float32_modulation: π0.5's adaptive scale, shift and gate are float32; else of the activations.
     round_text_scale: √width is rounded to the table's dtype before it multiplies (45.25 at 2048).
@@ -41,7 +42,6 @@ class Numerics:
 
     round_rope_frequencies: bool = False
     rotate_in_activation: bool = False
-    logits_in_activation: bool = False
     round_norm_scale: bool = True
     float32_modulation: bool = False
     round_text_scale: bool = True
@@ -60,7 +60,6 @@ BIG_VISION = Numerics(resize="tf")
 OPENPI_PYTORCH = Numerics(
     round_rope_frequencies=True,
     rotate_in_activation=True,
-    logits_in_activation=True,
     round_norm_scale=False,
     float32_modulation=True,
     round_text_scale=False,
@@ -70,7 +69,6 @@ OPENPI_PYTORCH = Numerics(
 LEROBOT = Numerics(
     round_rope_frequencies=True,
     rotate_in_activation=True,
-    logits_in_activation=True,
     round_norm_scale=False,
     float32_modulation=True,
     float32_vision=True,
@@ -84,7 +82,6 @@ LEROBOT = Numerics(
 )
 HUGGING_FACE = Numerics(
     rotate_in_activation=True,
-    logits_in_activation=True,
     round_norm_scale=False,
     resize="bicubic",
 )

@@ -15,7 +15,17 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from backbone.gemma import GEMMA_2B, Gemma, GemmaConfig, TextEmbedding, at_least_float32
+from backbone.gemma import (
+    GEMMA2_2B,
+    GEMMA2_9B,
+    GEMMA2_27B,
+    GEMMA_2B,
+    Gemma,
+    GemmaConfig,
+    TextEmbedding,
+    at_least_float32,
+    soft_cap,
+)
 from backbone.kv_cache import KVCache
 from backbone.masks import block_ids
 from backbone.numerics import OPENPI_JAX, Numerics
@@ -36,6 +46,9 @@ SIGLIP_SO400M = SigLIPConfig(width=1152, depth=27, mlp=4304, heads=16)
 PALIGEMMA_3B_224 = PaliGemmaConfig(SIGLIP_SO400M, GEMMA_2B, vocab=257_152)
 PALIGEMMA_3B_448 = replace(PALIGEMMA_3B_224, vision=replace(SIGLIP_SO400M, resolution=448))
 PALIGEMMA_3B_896 = replace(PALIGEMMA_3B_224, vision=replace(SIGLIP_SO400M, resolution=896))
+PALIGEMMA2_3B_224 = PaliGemmaConfig(SIGLIP_SO400M, GEMMA2_2B, vocab=257_152)
+PALIGEMMA2_10B_224 = PaliGemmaConfig(SIGLIP_SO400M, GEMMA2_9B, vocab=257_152)
+PALIGEMMA2_28B_224 = PaliGemmaConfig(SIGLIP_SO400M, GEMMA2_27B, vocab=257_152)
 
 # Small sizes with the vocabulary of the tokenizer that ships with the package.
 PALIGEMMA_TINY = PaliGemmaConfig(
@@ -80,15 +93,19 @@ class PaliGemma(nn.Module):
         self.projector = nn.Linear(config.vision.width, config.language.width)
         nn.init.zeros_(self.projector.weight)  # big_vision's `head_zeroinit`: images enter as zeros
         nn.init.zeros_(self.projector.bias)
-        self.embedding = TextEmbedding(config.vocab, config.language.width)
-        self.language = Gemma(config.language)
+        numerics = config.numerics
+        self.embedding = TextEmbedding(
+            config.vocab, config.language.width, numerics.round_text_scale
+        )
+        self.language = Gemma(config.language, numerics)
 
     def embed_images(self, images: Tensor) -> Tensor:
         """images: uint8 or float in [-1, 1], [B, N, 3, R, R]. Returns float [B, N·P, D]."""
         flat = rearrange(images, "b n c h w -> (b n) c h w")
         if flat.dtype == torch.uint8:
-            flat = flat.to(self.projector.weight.dtype) / 127.5 - 1
-        features = self.projector(self.vision(flat.to(self.projector.weight.dtype)))
+            wide = torch.promote_types(self.projector.weight.dtype, torch.float32)
+            flat = flat.to(wide) / 127.5 - 1
+        features = self.projector(self.vision(flat))
         return rearrange(features, "(b n) p d -> b (n p) d", b=images.shape[0])
 
     def embed_prefix(
@@ -98,8 +115,8 @@ class PaliGemma(nn.Module):
 
         Shapes as in `TextBatch`. Returns (x float [B, N·P + T, D], valid bool [B, N·P + T]).
         """
-        image = self.embed_images(images)
-        text = self.embedding(tokens).to(image.dtype)
+        text = self.embedding(tokens)
+        image = self.embed_images(images).to(text.dtype)
         patches = repeat(image_valid, "b n -> b (n p)", p=self.config.vision.tokens)
         return torch.cat([image, text], dim=1), torch.cat([patches, token_valid], dim=1)
 
@@ -124,11 +141,14 @@ class PaliGemma(nn.Module):
         """Read further answer tokens, each in a block of its own.
 
         tokens: int64 [B, T]. Returns (logits [B, T, vocab] of what follows each; the longer cache).
+        Logits are soft-capped where `logit_cap` is set. As in big_vision, those of `logits` and
+        after `prefill` are not: the cap changes probabilities, and no order of tokens.
         """
         valid = torch.ones_like(tokens, dtype=torch.bool)
         block = cache.next_block + torch.arange(tokens.shape[1], device=tokens.device)
         hidden, new = self.language(self.embedding(tokens), block, valid, cache)
-        return self.embedding.logits(hidden), cache.append(new)
+        logits = soft_cap(self.embedding.logits(hidden), self.config.language.logit_cap)
+        return logits, cache.append(new)
 
     def logits(self, batch: TextBatch) -> Tensor:
         """Teacher-forced logits at every text position, float [B, T, vocab]."""

@@ -48,11 +48,14 @@ class PatchEmbedding(nn.Module):
             self.position.mul_(1 / math.sqrt(config.width))
 
     def forward(self, images: Tensor) -> Tensor:
-        """images: float [B, 3, R, R]. Returns float [B, patches, width], rows of patches first."""
+        """images: float [B, 3, R, R]. Returns float32 or wider [B, patches, width], rows of patches
+        first, whatever the weights are: every implementation starts so."""
         patches = rearrange(
             images, "b c (h p) (w q) -> b (h w) (c p q)", p=self.patch, q=self.patch
         )
-        return F.linear(patches, self.weight.flatten(1), self.bias) + self.position
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        weight, bias = self.weight.flatten(1).to(dtype), self.bias.to(dtype)
+        return F.linear(patches.to(dtype), weight, bias) + self.position
 
 
 class Block(nn.Module):
@@ -95,7 +98,7 @@ class SigLIP(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """images: float [B, 3, R, R] in [-1, 1]. Returns float [B, patches, width]."""
-        x = self.embedding(images)
+        x = self.embedding(images).to(self.blocks[0].q_proj.weight.dtype)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)

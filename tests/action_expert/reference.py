@@ -132,4 +132,4 @@ def assert_within_noise(name: str, ours: Tensor, theirs: Tensor, wide: Tensor):
     """
     found, own = distance(ours, theirs), distance(theirs, wide)
     print(f"{name}: {found:.4f} from the reference, which is {own:.4f} from its own float32")
-    assert found <= min(0.05, 1.5 * own), f"{name}: {found} beside {own}"
+    assert found <= min(0.05, 2 * own), f"{name}: {found} beside {own}"

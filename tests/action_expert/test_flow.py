@@ -60,7 +60,9 @@ def test_time_one_is_noise_and_time_zero_is_data():
 def test_the_target_is_the_slope_of_the_path():
     noise = torch.randn(2, 3, 4, dtype=torch.float64)
     actions = torch.randn(2, 3, 4, dtype=torch.float64)
-    early, late = (interpolate(actions, noise, torch.full((2,), t)) for t in (0.3, 0.4))
+    early, late = (
+        interpolate(actions, noise, torch.full((2,), t, dtype=torch.float64)) for t in (0.3, 0.4)
+    )
     torch.testing.assert_close(
         (late - early) / 0.1, target_velocity(actions, noise), atol=1e-6, rtol=0
     )

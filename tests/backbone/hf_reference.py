@@ -1,7 +1,7 @@
 """Hugging Face's PaliGemma at toy size, and its weights under our names."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -25,6 +25,9 @@ TOY = PaliGemmaConfig(
     vocab=160,
 )
 
+# PaliGemma 2's; Hugging Face keeps a cap on logits in its config and doesn't apply it.
+TOY2 = replace(TOY, language=replace(TOY.language, kv_heads=2, post_norms=True, attention_cap=5.0))
+
 # Hugging Face's spellings, old and new, on the left; applied from top to bottom.
 RENAMES = (
     (r"^model\.", ""),
@@ -40,26 +43,32 @@ RENAMES = (
     (r"post_layernorm", "norm"),
     (r"language\.layers", "language.blocks"),
     (r"input_layernorm", "attention_norm"),
-    (r"post_attention_layernorm", "mlp_norm"),
     (r"self_attn", "attention"),
+)
+# The norm after attention stands before the MLP in Gemma, and closes attention's branch in Gemma 2.
+NORMS = ((r"post_attention_layernorm", "mlp_norm"),)
+NORMS2 = (
+    (r"post_attention_layernorm", "post_attention_norm"),
+    (r"pre_feedforward_layernorm", "mlp_norm"),
+    (r"post_feedforward_layernorm", "post_mlp_norm"),
 )
 
 
-def our_name(key: str) -> str:
-    for pattern, ours in RENAMES:
+def our_name(key: str, config: PaliGemmaConfig = TOY) -> str:
+    for pattern, ours in (*RENAMES, *(NORMS2 if config.language.post_norms else NORMS)):
         key = re.sub(pattern, ours, key)
     return key
 
 
-def our_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def our_tensors(tensors: dict[str, Tensor], config: PaliGemmaConfig = TOY) -> dict[str, Tensor]:
     """Hugging Face's tensors under our names; its tied copy of the token table is left out."""
-    return {our_name(key): value for key, value in tensors.items() if "lm_head" not in key}
+    return {our_name(key, config): value for key, value in tensors.items() if "lm_head" not in key}
 
 
-def load(tensors: dict[str, Tensor]) -> PaliGemma:
+def load(tensors: dict[str, Tensor], config: PaliGemmaConfig = TOY) -> PaliGemma:
     """Our toy model with Hugging Face's weights."""
-    model = PaliGemma(TOY)
-    load_tensors(model, our_tensors(tensors), source="Hugging Face's toy model")
+    model = PaliGemma(config)
+    load_tensors(model, our_tensors(tensors, config), source="Hugging Face's toy model")
     return model.eval()
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hf_reference import IMAGE_TOKEN, assert_close, never_say_image, our_name
+from hf_reference import IMAGE_TOKEN, TOY, TOY2, assert_close, never_say_image, our_name
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -25,19 +25,28 @@ def arrays(path: str) -> dict[str, Tensor]:
         return {key: torch.from_numpy(file[key]) for key in file.files}
 
 
-@pytest.fixture(scope="module")
-def inputs():
-    return arrays("hf_paligemma/inputs.npz")
+EOS = {"hf_paligemma": 120, "hf_paligemma2": 79}
+
+
+@pytest.fixture(scope="module", params=EOS)
+def folder(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def outputs():
-    return arrays("hf_paligemma/outputs_f32.npz")
+def inputs(folder):
+    return arrays(f"{folder}/inputs.npz")
+
+
+@pytest.fixture(scope="module")
+def outputs(folder):
+    return arrays(f"{folder}/outputs_f32.npz")
 
 
 @pytest.fixture
-def model():
-    return hf_reference.load(load_file(GOLDEN / "hf_paligemma/model.safetensors"))
+def model(folder):
+    sizes = TOY2 if folder.endswith("2") else TOY
+    return hf_reference.load(load_file(GOLDEN / folder / "model.safetensors"), sizes)
 
 
 def text_batch(inputs: dict[str, Tensor], case: str) -> tuple[TextBatch, Tensor]:
@@ -86,13 +95,14 @@ def test_hugging_faces_loss_is_the_mean_over_all_answer_tokens(inputs, outputs, 
     assert_close(loss, outputs[f"{case}/loss"])
 
 
-def test_gradients_of_the_loss_are_hugging_faces(inputs, model):
+def test_gradients_of_the_loss_are_hugging_faces(folder, inputs, model):
     batch, _ = text_batch(inputs, "right")
     mean_over_tokens(model, batch).backward()
     ours = {name: p.grad for name, p in model.named_parameters()}
-    stored = arrays("hf_paligemma/grads_f32.npz")
-    norms = {our_name(k[5:]): v for k, v in stored.items() if k.startswith("norm:")}
-    small = {our_name(k[5:]): v for k, v in stored.items() if k.startswith("grad:")}
+    stored = arrays(f"{folder}/grads_f32.npz")
+    named = {k: our_name(k[5:], model.config) for k in stored}
+    norms = {named[k]: v for k, v in stored.items() if k.startswith("norm:")}
+    small = {named[k]: v for k, v in stored.items() if k.startswith("grad:")}
     assert norms.keys() == ours.keys()
     for name, norm in norms.items():
         assert abs(ours[name].norm() - norm) <= 1e-6 + 1e-5 * norm, name
@@ -100,10 +110,10 @@ def test_gradients_of_the_loss_are_hugging_faces(inputs, model):
         assert (ours[name] - gradient).abs().max() <= 1e-5 + 1e-4 * gradient.abs().max(), name
 
 
-@pytest.mark.parametrize(("case", "eos"), [("greedy_noeos", None), ("greedy_eos", 120)])
-def test_greedy_tokens_are_hugging_faces(inputs, outputs, model, case, eos):
+@pytest.mark.parametrize("case", ["greedy_noeos", "greedy_eos"])
+def test_greedy_tokens_are_hugging_faces(folder, inputs, outputs, model, case):
     batch, _ = text_batch(inputs, "gen")
-    tokens = generate(model, batch, 12, eos)
+    tokens = generate(model, batch, 12, EOS[folder] if case == "greedy_eos" else None)
     assert tokens.tolist() == outputs[f"gen/{case}"][:, : tokens.shape[1]].tolist()
     assert not outputs[f"gen/{case}"][:, tokens.shape[1] :].any()
 

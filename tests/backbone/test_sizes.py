@@ -4,14 +4,16 @@ import pytest
 import torch
 
 from backbone.paligemma import (
+    PALIGEMMA2_3B_224,
+    PALIGEMMA2_10B_224,
+    PALIGEMMA2_28B_224,
     PALIGEMMA_3B_224,
     PALIGEMMA_3B_448,
     PALIGEMMA_3B_896,
     PaliGemma,
 )
 
-# Hugging Face's table has 64 rows of 2048 that no checkpoint trains.
-UNTRAINED_ROWS = 131_072
+UNTRAINED_ROWS = 64  # of Hugging Face's table: no checkpoint trains them
 
 
 def count(module: torch.nn.Module) -> int:
@@ -24,12 +26,15 @@ def count(module: torch.nn.Module) -> int:
         (PALIGEMMA_3B_224, 2_923_466_480),
         (PALIGEMMA_3B_448, 2_924_351_216),
         (PALIGEMMA_3B_896, 2_927_890_160),
+        (PALIGEMMA2_3B_224, 3_032_242_416),
+        (PALIGEMMA2_10B_224, 9_662_638_832),
+        (PALIGEMMA2_28B_224, 27_650_487_024),
     ],
 )
 def test_paligemma_has_the_published_number_of_parameters(config, hugging_face):
     with torch.device("meta"):
         model = PaliGemma(config)
-    assert count(model) == hugging_face - UNTRAINED_ROWS
+    assert count(model) == hugging_face - UNTRAINED_ROWS * config.language.width
 
 
 def test_each_part_has_its_share():
