@@ -98,7 +98,7 @@ class SigLIP(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """images: float [B, 3, R, R] in [-1, 1]. Returns float [B, patches, width]."""
-        x = self.embedding(images).to(self.blocks[0].q_proj.weight.dtype)
+        x = self.embedding(images).to(self.norm.weight.dtype)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)

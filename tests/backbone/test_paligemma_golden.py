@@ -191,7 +191,7 @@ def gemma() -> tuple[Gemma, TextEmbedding]:
     tensors = load_file(GOLDEN / "gemma_hf/model.safetensors")
     named = {our_name(f"language_{key}"): value for key, value in tensors.items()}
     table = named.pop("embedding.weight")
-    embedding = TextEmbedding(*table.shape)
+    embedding = TextEmbedding(vocab=table.shape[0], width=table.shape[1])
     load_tensors(embedding, {"weight": table}, source="Gemma's token table")
     language = Gemma(GemmaConfig(width=64, depth=3, mlp=96, heads=4, kv_heads=1, head_dim=16))
     own = {key.removeprefix("language."): value for key, value in named.items()}

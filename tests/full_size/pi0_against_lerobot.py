@@ -20,6 +20,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -144,8 +145,9 @@ def act_in_lerobot(folder: Path) -> tuple[np.ndarray, dict[str, float]]:
         "observation.language.tokens": tokens,
         "observation.language.attention_mask": tokens != 0,
     }
+    options: dict[str, Any] = {"noise": torch.from_numpy(noise())[None]}  # LeRobot doesn't type it
     with torch.no_grad():
-        chunk = policy.predict_action_chunk(batch, noise=torch.from_numpy(noise())[None])
+        chunk = policy.predict_action_chunk(batch, **options)
     facts = {"load_s": loaded - start, "act_s": time.perf_counter() - loaded}
     return chunk[0].float().numpy(), facts
 
