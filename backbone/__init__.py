@@ -2,5 +2,6 @@
 
 from backbone.kv_cache import KVCache
 from backbone.paligemma import PaliGemma, PaliGemmaConfig, TextBatch
+from backbone.vlm import VLM
 
-__all__ = ["KVCache", "PaliGemma", "PaliGemmaConfig", "TextBatch"]
+__all__ = ["VLM", "KVCache", "PaliGemma", "PaliGemmaConfig", "TextBatch"]
