@@ -1,15 +1,21 @@
-"""Write and read weights as safetensors, all or nothing."""
+"""Write and read weights, all or nothing: the one strict loader."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from backbone.sources.headers import safetensors_header
+from backbone.sources.places import Place, Weights, some
+from backbone.sources.read import read
+
+Shape = tuple[int, ...]
 
 
 def save_weights(module: nn.Module, path: Path | str) -> None:
@@ -30,45 +36,65 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path | str) -> None:
 
 
 def load_weights(module: nn.Module, path: Path | str) -> None:
-    """Fill `module` from one safetensors file, strictly.
+    """Fill `module` from one safetensors file, strictly and tensor by tensor.
 
     Raises FileNotFoundError if there is no such file, ValueError if it is not whole, or if a
     weight is missing, extra or of another shape: the message lists both sides and nothing has been
     loaded.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}; expected a safetensors file")
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a whole safetensors file ({error}); copy it again"
-        ) from error
-    load_tensors(module, tensors, source=str(path))
+    tensors = safetensors_header(path)
+    weights = Weights(path, tensors, {name: Place(name) for name in tensors})
+    check_fit(shapes_of(module.state_dict()), weights.shapes, str(path))
+    _copy(module.state_dict(), read(weights))
 
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
     """Fill `module` from named tensors under the same rules; `source` names them in errors."""
     own = module.state_dict()
-    missing = sorted(own.keys() - tensors.keys())
-    extra = sorted(tensors.keys() - own.keys())
+    check_fit(shapes_of(own), shapes_of(tensors), source)
+    _copy(own, tensors.items())
+
+
+def fill(module: nn.Module, tensors: Iterable[tuple[str, Tensor]], device) -> None:
+    """Give a `module` that was built on the meta device its memory on `device` and its values.
+
+    Each tensor is rounded to its parameter's dtype. Call `check_fit` first: a parameter that gets
+    no value, or two, is an error of the program.
+    """
+    assert not list(module.buffers()), "buffers would be left without values"
+    module.to_empty(device=device)
+    _copy(dict(module.named_parameters()), tensors)
+
+
+def check_fit(
+    model: Mapping[str, Shape], file: Mapping[str, Shape], source: str, stray: Iterable[str] = ()
+) -> None:
+    """Raise ValueError unless both have the same names and shapes and nothing is `stray`."""
+    missing = sorted(model.keys() - file.keys())
+    extra = [*sorted(file.keys() - model.keys()), *stray]
     misshapen = [
-        f"{k}: model {list(own[k].shape)}, file {list(tensors[k].shape)}"
-        for k in sorted(own.keys() & tensors.keys())
-        if own[k].shape != tensors[k].shape
+        f"{k}: model {list(model[k])}, file {list(file[k])}"
+        for k in sorted(model.keys() & file.keys())
+        if model[k] != file[k]
     ]
     if missing or extra or misshapen:
         raise ValueError(
             f"{source} does not fit the model; nothing was loaded. "
-            f"missing from the file: {_some(missing)}; not in the model: {_some(extra)}; "
-            f"of another shape: {_some(misshapen)}. Check that config and weights belong together"
+            f"missing from the file: {some(missing, 20)}; not in the model: {some(extra, 20)}; "
+            f"of another shape: {some(misshapen, 20)}. Are config and weights of one model?"
         )
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, Shape]:
+    """Of every named tensor."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _copy(own: Mapping[str, Tensor], tensors: Iterable[tuple[str, Tensor]]) -> None:
+    left = set(own)
     with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(tensors[name])
-
-
-def _some(names: list[str], most: int = 20) -> str:
-    more = f" … and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more if names else "none"
+        for name, tensor in tensors:
+            own[name].copy_(tensor)
+            left.remove(name)
+    assert not left, f"{some(sorted(left))} got no value"

@@ -22,6 +22,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from backbone.sources.headers import by_dtype
+from backbone.sources.places import Place
+from backbone.sources.read import reading_order
+from backbone.sources.write import write_safetensors
 from vla.data.stats import NormStats
 from vla.layouts import (
     EXPERT_HEAD,
@@ -30,17 +34,14 @@ from vla.layouts import (
     VLM,
     VLM_HEAD,
     Depths,
-    Place,
     port_names,
 )
-from vla.sources.headers import by_dtype
 from vla.sources.lerobot_writer import lerobot_companions
 from vla.sources.origin import policy_files
 from vla.sources.policy_files import TOKENIZERS, PolicyFiles
-from vla.sources.read import read, reading_order
+from vla.sources.read import read
 from vla.sources.sizes import Sizes, openpi_name
 from vla.sources.statistics import effective_stats
-from vla.sources.write import write_safetensors
 
 Format = Literal["lerobot", "openpi-pytorch", "huggingface", "vla"]
 FORMATS: tuple[Format, ...] = ("lerobot", "openpi-pytorch", "huggingface", "vla")
@@ -206,7 +207,7 @@ def _write(
         name: (weights.shape(places[name]), weights.tensors[places[name].key].dtype)
         for name in reading_order(places)
     }
-    tensors = read(weights.path, places)
+    tensors = read(replace(weights, places=places))
     if empty_head is not None:
         assert files.sizes.expert is not None
         shape = (files.sizes.vocab, files.sizes.expert.width)

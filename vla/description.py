@@ -11,8 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vla.layouts import VLM, Depths, jax_places, port_depths, port_key, port_names
-from vla.sources.headers import (
+from backbone.sources.headers import (
     WEIGHTS,
     Tensor,
     by_dtype,
@@ -20,10 +19,12 @@ from vla.sources.headers import (
     read_json,
     safetensors_header,
 )
+from backbone.sources.places import Weights, some
+from backbone.sources.sizes import Heads, Stack, Vision
+from vla.layouts import VLM, Depths, jax_places, port_depths, port_key, port_names
 from vla.sources.origin import origin_of, policy_files
-from vla.sources.policy_files import TOKENIZERS, PolicyFiles, Weights
-from vla.sources.port import some
-from vla.sources.sizes import Heads, Sizes, Stack, Vision, sizes_of, variant
+from vla.sources.policy_files import TOKENIZERS, PolicyFiles
+from vla.sources.sizes import Sizes, sizes_of, variant
 from vla.sources.statistics import check_spread
 
 PARTS = {

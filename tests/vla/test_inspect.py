@@ -20,6 +20,8 @@ from action_expert.expert import ActionExpertConfig
 from backbone.gemma import GEMMA_2B, GEMMA_300M, GemmaConfig
 from backbone.paligemma import PALIGEMMA_3B_448
 from backbone.pretrained import save_pretrained
+from backbone.sources.sizes import STACKS
+from backbone.sources.write import write_safetensors
 from backbone.tokenizer import Tokenizer
 from vla.data.stats import NormStats
 from vla.description import describe
@@ -30,8 +32,6 @@ from vla.pi05 import PI05
 from vla.policy import Policy
 from vla.policy_config import PolicyConfig
 from vla.processor import Processor
-from vla.sources.sizes import STACKS
-from vla.sources.write import write_safetensors
 
 
 def run(*arguments):

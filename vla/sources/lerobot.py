@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vla.sources.headers import read_json
-from vla.sources.policy_files import PolicyFiles, Weights
+from backbone.sources.headers import read_json
+from backbone.sources.places import Weights
+from vla.sources.policy_files import PolicyFiles
 from vla.sources.port import port_weights
 from vla.sources.sizes import sizes_of
 

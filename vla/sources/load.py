@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict, replace
-from typing import Any
 
 import torch
 
@@ -13,14 +12,15 @@ from backbone.gemma import GemmaConfig
 from backbone.numerics import LEROBOT, OPENPI_JAX, OPENPI_PYTORCH, Numerics
 from backbone.paligemma import PaliGemmaConfig
 from backbone.siglip import SigLIPConfig
+from backbone.sources.places import Weights, largest_first
+from backbone.weights import check_fit, fill, shapes_of
 from vla.data.stats import NormStats
 from vla.model import Model, ModelConfig, build
 from vla.pi0 import Pi0Config
 from vla.pi05 import Pi05Config
 from vla.policy_config import PolicyConfig
 from vla.precision import cast
-from vla.sources.policy_files import PolicyFiles, Weights
-from vla.sources.port import some
+from vla.sources.policy_files import PolicyFiles
 from vla.sources.read import read
 
 NUMERICS = {"LeRobot": LEROBOT, "openpi PyTorch": OPENPI_PYTORCH, "openpi JAX": OPENPI_JAX}
@@ -90,14 +90,9 @@ def load_model(
     """
     with torch.device("meta"):
         model = cast(build(config), dtype)
-    assert not list(model.buffers()), "buffers would be left without values"
-    parameters = dict(model.named_parameters())
-    _check_fit(parameters, weights)
-    model.to_empty(device=device)
-    parameters = dict(model.named_parameters())
-    with torch.no_grad():
-        for ours, tensor in read(weights.path, weights.places):
-            parameters[ours].copy_(tensor)
+    shapes = shapes_of(dict(model.named_parameters()))
+    check_fit(shapes, weights.shapes, str(weights.path), weights.stray)
+    fill(model, read(largest_first(weights)), device)
     return model
 
 
@@ -126,24 +121,6 @@ def _expert(files: PolicyFiles) -> ActionExpertConfig:
     return ActionExpertConfig(
         GemmaConfig(**asdict(sizes.expert)), sizes.state_dim, sizes.action_dim, files.horizon
     )
-
-
-def _check_fit(parameters: dict[str, Any], weights: Weights) -> None:
-    shapes = weights.shapes
-    missing = sorted(parameters.keys() - shapes.keys())
-    extra = sorted(shapes.keys() - parameters.keys())
-    other = [
-        f"{name}: model {list(parameters[name].shape)}, file {list(shape)}"
-        for name, shape in shapes.items()
-        if name in parameters and tuple(parameters[name].shape) != shape
-    ]
-    stray = weights.stray
-    if missing or extra or other or stray:
-        raise ValueError(
-            f"{weights.path} does not fit the model; nothing was loaded. "
-            f"missing from the file: {some(missing)}; not in the model: {some([*extra, *stray])}; "
-            f"of another shape: {some(other)}. Check that config and weights belong together"
-        )
 
 
 def announce(files: PolicyFiles) -> None:

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from backbone.sources.headers import WEIGHTS, Tensor, read_json
+from backbone.sources.places import Weights, check_floats, some
+from backbone.sources.sizes import Heads
 from vla.layouts import Depths, jax_places
-from vla.sources.headers import WEIGHTS, Tensor, read_json
 from vla.sources.orbax import Orbax
-from vla.sources.policy_files import PolicyFiles, Weights
-from vla.sources.port import check_floats, port_weights, some
-from vla.sources.sizes import Heads, Sizes, sizes_of
+from vla.sources.policy_files import PolicyFiles
+from vla.sources.port import port_weights
+from vla.sources.sizes import Sizes, sizes_of
 
 if TYPE_CHECKING:
     from vla.data.stats import FeatureStats, NormStats

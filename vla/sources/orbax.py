@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from vla.sources.headers import Tensor
+from backbone.sources.headers import Tensor
 
 MANIFEST, METADATA = "manifest.ocdbt", "_METADATA"
 

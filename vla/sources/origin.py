@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vla.sources.headers import INDEX, WEIGHTS, read_json
+from backbone.sources.headers import INDEX, WEIGHTS, read_json
 from vla.sources.lerobot import lerobot_files
 from vla.sources.openpi import PARAMS, jax_files, pytorch_files
 from vla.sources.orbax import MANIFEST, METADATA

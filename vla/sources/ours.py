@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vla.layouts import Place
-from vla.sources.headers import WEIGHTS, read_json, safetensors_header
-from vla.sources.policy_files import PolicyFiles, Weights
-from vla.sources.sizes import Sizes, Stack, Vision
+from backbone.sources.headers import WEIGHTS, read_json, safetensors_header
+from backbone.sources.places import Place, Weights
+from backbone.sources.sizes import Stack, Vision
+from vla.sources.policy_files import PolicyFiles
+from vla.sources.sizes import Sizes
 
 MODEL_TYPES = {"vla-pi0": False, "vla-pi05": True}  # whether the expert is π0.5's
 STATS = "norm_stats.json"

@@ -2,71 +2,19 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from vla.layouts import Place
-from vla.sources.headers import Tensor
-from vla.sources.sizes import Heads, Sizes
+from backbone.sources.places import Weights
+from vla.sources.sizes import Sizes
 
 if TYPE_CHECKING:
     from vla.data.stats import NormStats
 
 TOKENIZERS = ("tokenizer.model", "tokenizer.json")
 Origin = Literal["vla", "LeRobot", "openpi PyTorch", "openpi JAX"]
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Tensors on disk under our names.
-
-    path: what to open: a safetensors file, a folder with an index, or an orbax folder.
-    tensors: the file's own keys. places: our name → where it stands.
-    unused: keys that no action depends on, with the reason. stray: keys that nobody knows.
-    """
-
-    path: Path
-    tensors: Mapping[str, Tensor]
-    places: Mapping[str, Place]
-    unused: Mapping[str, str] = field(default_factory=dict)
-    heads: Heads | None = None
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of every parameter under our name."""
-        return {ours: self.shape(place) for ours, place in self.places.items()}
-
-    def shape(self, place: Place) -> tuple[int, ...]:
-        """Of what stands at `place`, as it is read."""
-        shape = self.tensors[place.key].shape[len(place.index) :]
-        return rearranged(shape, place.pattern) if place.pattern else shape
-
-    @property
-    def stray(self) -> list[str]:
-        used = {place.key for place in self.places.values()}
-        return sorted(self.tensors.keys() - used - self.unused.keys())
-
-    @property
-    def parameters(self) -> int:
-        """Elements that the model has, dead weight left out."""
-        used = {place.key for place in self.places.values()}
-        return sum(self.tensors[key].count for key in used if key in self.tensors)
-
-    @property
-    def unused_bytes(self) -> int:
-        return sum(self.tensors[key].bytes for key in self.unused)
-
-
-def rearranged(shape: tuple[int, ...], pattern: str) -> tuple[int, ...]:
-    """What einops' `pattern` makes of a shape: (2, 3, 5) by "n d h -> (n h) d" is (10, 3)."""
-    before, _, after = pattern.partition("->")
-    size = dict(zip(before.split(), shape, strict=True))
-    groups = re.findall(r"\(([^)]*)\)|(\S+)", after)
-    return tuple(math.prod(size[name] for name in (a or b).split()) for a, b in groups)
 
 
 @dataclass(frozen=True)

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from vla.layouts import (
-    EXPERT_HEAD,
-    TOKENS,
-    VLM_HEAD,
-    Place,
-    port_depths,
-    port_key,
-    port_names,
-)
-from vla.sources.headers import Tensor, safetensors_header
-from vla.sources.policy_files import Weights
+from backbone.sources.headers import safetensors_header
+from backbone.sources.places import Place, Weights, by_new_name, check_floats, some
+from vla.layouts import EXPERT_HEAD, TOKENS, VLM_HEAD, port_depths, port_key, port_names
 
-FLOATS = ("float32", "bfloat16", "float16", "float64")
 UNUSED = {
     VLM_HEAD: "the language model's output head, a copy of its embedding; no action depends on it",
     EXPERT_HEAD: "the expert's output head, never trained; no action depends on it",
@@ -32,7 +22,7 @@ def port_weights(path: Path) -> Weights:
     or in a dtype that is no float; strays are left to the caller.
     """
     tensors = safetensors_header(path)
-    keys = _by_todays_name(tensors, path)
+    keys = by_new_name(tensors, port_key, path)
     names = port_names(port_depths(keys))
     if TOKENS not in keys and VLM_HEAD in keys:
         names["backbone.embedding.weight"] = VLM_HEAD
@@ -48,34 +38,3 @@ def port_weights(path: Path) -> Weights:
     used = set(names.values())
     unused = {keys[n]: why for n, why in UNUSED.items() if n in keys and n not in used}
     return Weights(path, tensors, places, unused)
-
-
-def check_floats(path: Path, tensors: Mapping[str, Tensor], places: Mapping[str, Place]) -> None:
-    """Raise ValueError, naming it, if a weight is stored as anything but plain floats."""
-    for place in places.values():
-        dtype = tensors[place.key].dtype
-        if dtype not in FLOATS:
-            raise ValueError(
-                f"{path}: {place.key} is {dtype}, expected one of {', '.join(FLOATS)}; "
-                "quantised weights do not load, give the original checkpoint"
-            )
-
-
-def some(names: Iterable[str], most: int = 6) -> str:
-    """The first few of `names`, and how many more there are."""
-    names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more if names else "nothing"
-
-
-def _by_todays_name(tensors: Iterable[str], path: Path) -> dict[str, str]:
-    keys: dict[str, str] = {}
-    for key in tensors:
-        name = port_key(key)
-        if name in keys:
-            raise ValueError(
-                f"{path} holds {keys[name]} and {key}, two names of the same weight; "
-                "keep the one that was trained"
-            )
-        keys[name] = key
-    return keys

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vla.sources.headers import DTYPES
+from backbone.sources.headers import DTYPES
 
 _NAMES = {torch_name: name for name, (torch_name, _) in DTYPES.items()}
 _SIZES = dict(DTYPES.values())

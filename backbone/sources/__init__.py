@@ -1,0 +1,1 @@
+"""PaliGemmas of other projects: who wrote a file, and where in it each weight stands."""
