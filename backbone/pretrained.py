@@ -1,4 +1,4 @@
-"""A PaliGemma in a folder: weights, sizes and tokenizer, all that is needed to use it.
+"""A PaliGemma in a folder, ours or another project's: weights, sizes and tokenizer.
 
 model.safetensors   config.json   tokenizer.model
 """
@@ -6,56 +6,180 @@ model.safetensors   config.json   tokenizer.model
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from backbone.gemma import GemmaConfig
-from backbone.paligemma import PaliGemma, PaliGemmaConfig
-from backbone.siglip import SigLIPConfig
-from backbone.tokenizer import Tokenizer
-from backbone.weights import load_weights, save_weights
+import torch
+from torch import Tensor
 
-MODEL_TYPE = "vla-paligemma"
+from backbone.gemma import GemmaConfig
+from backbone.numerics import BIG_VISION, HUGGING_FACE, OPENPI_JAX, Numerics
+from backbone.paligemma import PaliGemma, PaliGemmaConfig
+from backbone.positions import resample_positions
+from backbone.siglip import SigLIPConfig
+from backbone.sources.origin import OURS, paligemma_files
+from backbone.sources.paligemma_files import TOKENIZERS, PaliGemmaFiles
+from backbone.sources.places import largest_first
+from backbone.sources.read import read
+from backbone.tokenizer import Tokenizer
+from backbone.weights import check_fit, fill, save_weights, shapes_of
+
+MODEL_TYPE = OURS
+NUMERICS = {"vla": OPENPI_JAX, "Hugging Face": HUGGING_FACE, "big_vision": BIG_VISION}
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_POSITION = "vision.embedding.position"
+_log = logging.getLogger(__name__)
 
 
 def save_pretrained(model: PaliGemma, tokenizer: Tokenizer, folder: str | Path) -> None:
     """Write `model` and `tokenizer` into `folder`, which is made if needed."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    config = {"model_type": MODEL_TYPE, **asdict(model.config)}
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     tokenizer.save(folder)
     save_weights(model, folder / "model.safetensors")
+    save_config(model.config, folder)
 
 
-def load_pretrained(folder: str | Path) -> tuple[PaliGemma, Tokenizer]:
-    """Read a folder that `save_pretrained` wrote; weights are float32 on the CPU.
+def save_config(config: PaliGemmaConfig, folder: Path) -> None:
+    """Write `folder`'s config.json; an older one stays whole until the new one is complete."""
+    values = {"model_type": MODEL_TYPE, **asdict(config)}
+    temporary = folder / "config.json.tmp"
+    temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, folder / "config.json")
 
-    Raises FileNotFoundError if the folder or one of its files is missing, ValueError if
-    config.json is of another kind, or the weights or the vocabulary do not fit it.
+
+def load_pretrained(
+    path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | str = torch.float32,
+    tokenizer: Tokenizer | str | Path | None = None,
+    resolution: int | None = None,
+) -> tuple[PaliGemma, Tokenizer]:
+    """Read a PaliGemma, as `load_model` does, with its tokenizer.
+
+    tokenizer: instead of the one beside the weights.
+    Raises as `load_model` and `Tokenizer.from_pretrained` do, FileNotFoundError if there is no
+    tokenizer, ValueError if it has more ids than the model has rows.
     """
-    folder = Path(folder)
-    model = PaliGemma(read_config(folder))
-    tokenizer = Tokenizer.from_pretrained(folder)
-    if tokenizer.vocab_size > model.config.vocab:
+    files = paligemma_files(Path(path))
+    config = _at(paligemma_config(files), resolution)
+    if tokenizer is None:
+        tokenizer = Tokenizer.from_pretrained(_beside(files))
+    elif not isinstance(tokenizer, Tokenizer):
+        tokenizer = Tokenizer.from_pretrained(tokenizer)
+    if tokenizer.vocab_size > config.vocab:
         raise ValueError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} ids but the model only "
-            f"{model.config.vocab} rows; they do not belong together"
+            f"{path}: the tokenizer has {tokenizer.vocab_size} ids but the model only "
+            f"{config.vocab} rows; they do not belong together"
         )
-    load_weights(model, folder / "model.safetensors")
-    return model, tokenizer
+    return _load(files, config, device, dtype), tokenizer
+
+
+def load_model(
+    path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | str = torch.float32,
+    resolution: int | None = None,
+    config: PaliGemmaConfig | None = None,
+) -> PaliGemma:
+    """Read a PaliGemma or PaliGemma 2 without its tokenizer; the files tell who wrote them.
+
+    path: a folder of this package (`save_pretrained`) or of Hugging Face, or big_vision's .npz file
+    or the folder that it stands in. device, dtype: of the weights. resolution: of the images, in
+    pixels, where another is wanted than the weights have (see `resample_positions`).
+    config: sizes and caps instead of what the files say: a Gemma 2 of big_vision does not tell its
+    own soft-caps. The origin's `Numerics` are put in, unless the files hold some.
+    The model is built without memory and filled one tensor at a time.
+    Raises FileNotFoundError if a file is missing; ValueError, with nothing loaded, if the files
+    contradict one another or hold another model, or a weight is missing, unknown, of another shape
+    or of a dtype that is no float.
+    """
+    files = paligemma_files(Path(path))
+    if config is None:
+        config = paligemma_config(files)
+    else:
+        config = replace(config, numerics=numerics_of(files))
+    return _load(files, _at(config, resolution), device, dtype)
 
 
 def read_config(folder: str | Path) -> PaliGemmaConfig:
-    """The sizes that a folder's config.json states; raises as `load_pretrained` does."""
-    path = Path(folder) / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"no PaliGemma at {folder}: {path} is missing")
-    values = json.loads(path.read_text(encoding="utf-8"))
-    if values.get("model_type") != MODEL_TYPE:
-        raise ValueError(
-            f"{path} has model_type {values.get('model_type')!r}, expected {MODEL_TYPE!r}"
-        )
+    """The sizes that a PaliGemma's files state; raises as `load_model` does."""
+    return paligemma_config(paligemma_files(Path(folder)))
+
+
+def paligemma_config(files: PaliGemmaFiles) -> PaliGemmaConfig:
+    """Sizes and numerics of the model in `files`."""
     return PaliGemmaConfig(
-        SigLIPConfig(**values["vision"]), GemmaConfig(**values["language"]), values["vocab"]
+        SigLIPConfig(**asdict(files.vision)),
+        GemmaConfig(**asdict(files.language), **files.gemma2),
+        files.vocab,
+        numerics_of(files),
     )
+
+
+def numerics_of(files: PaliGemmaFiles) -> Numerics:
+    """How the implementation that wrote `files` rounds and prepares."""
+    return Numerics(**files.numerics) if files.numerics else NUMERICS[files.origin]
+
+
+def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """A float dtype by its name. Raises ValueError for any other."""
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if found not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}, expected float32, bfloat16 or float16")
+    return found
+
+
+def _at(config: PaliGemmaConfig, resolution: int | None) -> PaliGemmaConfig:
+    if resolution is None:
+        return config
+    return replace(config, vision=replace(config.vision, resolution=resolution))
+
+
+def _load(files: PaliGemmaFiles, config: PaliGemmaConfig, device, dtype) -> PaliGemma:
+    kind = as_dtype(dtype)
+    with torch.device("meta"):
+        model = PaliGemma(config).to(kind)
+        if config.numerics.float32_vision:
+            model.vision.to(torch.float32)
+            model.projector.to(torch.float32)
+    weights = largest_first(files.weights)
+    shapes = weights.shapes
+    if config.vision.resolution != files.vision.resolution and _POSITION in shapes:
+        shapes[_POSITION] = (config.vision.tokens, *shapes[_POSITION][1:])
+    own = shapes_of(dict(model.named_parameters()))
+    check_fit(own, shapes, str(weights.path), weights.stray)
+    fill(model, _resampled(read(weights), config.vision.tokens), device)
+    _announce(files, config)
+    return model
+
+
+def _resampled(tensors, patches: int) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in tensors:
+        yield name, resample_positions(tensor, patches) if name == _POSITION else tensor
+
+
+def _announce(files: PaliGemmaFiles, config: PaliGemmaConfig) -> None:
+    """Log what was loaded, under whose numerics, and what was left out."""
+    name = "PaliGemma 2" if config.language.post_norms else "PaliGemma"
+    whose = "this package" if files.origin == "vla" else files.origin
+    _log.info("%s: %s of %s, with its numerics", files.path, name, whose)
+    for key, why in files.weights.unused.items():
+        _log.info("%s: %s left out: %s", files.path, key, why)
+    if config.vision.resolution != files.vision.resolution:
+        sizes = files.vision.resolution, config.vision.resolution
+        _log.info("%s: position embeddings resampled from %d to %d pixels", files.path, *sizes)
+
+
+def _beside(files: PaliGemmaFiles) -> Path:
+    if files.tokenizer is None:
+        raise FileNotFoundError(
+            f"{files.folder} has no tokenizer ({' or '.join(TOKENIZERS)}); give PaliGemma's with "
+            "tokenizer=, such as the tokenizer.model of google/paligemma-3b-pt-224"
+        )
+    return files.tokenizer

@@ -27,16 +27,16 @@ class VLM:
         tokenizer: Tokenizer | str | Path | None = None,
         resolution: int | None = None,
     ) -> VLM:
-        """Read a PaliGemma with its vocabulary; the files tell who wrote them.
+        """Read a PaliGemma or PaliGemma 2 with its vocabulary; the files tell who wrote them.
 
+        path: a folder of this package or of Hugging Face, or an .npz file of big_vision.
         device, dtype: of the weights. tokenizer: instead of the one beside the weights.
         resolution: of the images, in pixels, where another is wanted than the weights have: their
         position embeddings are resampled as big_vision does it.
         Raises FileNotFoundError if a file is missing, ValueError if the files do not belong
         together or what they hold cannot be used.
         """
-        if tokenizer is not None or resolution is not None:
-            raise ValueError("tokenizer= and resolution= are not supported yet")
-        model, own = load_pretrained(path)
-        kind = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-        return cls(model.to(device, kind), own)
+        model, vocabulary = load_pretrained(
+            path, device=device, dtype=dtype, tokenizer=tokenizer, resolution=resolution
+        )
+        return cls(model, vocabulary)

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from vla.sources.write import write_safetensors
 
 from backbone.numerics import LEROBOT
 from backbone.tokenizer import Tokenizer
@@ -33,7 +34,6 @@ from vla.model import build
 from vla.pi0 import PI0, Pi0Config
 from vla.policy import Policy
 from vla.policy_config import PolicyConfig
-from vla.sources.write import write_safetensors
 
 CAMERAS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
 ROBOT_DIMS = 14
