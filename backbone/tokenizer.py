@@ -15,6 +15,9 @@ from pathlib import Path
 
 import sentencepiece as spm
 
+from backbone.tokenizer_json import FILE_NAME as JSON_NAME
+from backbone.tokenizer_json import sentencepiece_model
+
 NUM_LOC = 1024  # PaliGemma paper (arXiv 2407.07726), section 3.2
 NUM_SEG = 128
 
@@ -26,6 +29,15 @@ FILE_NAME = "tokenizer.model"
 # The ids that PaliGemma's embedding table is trained for.
 SPECIAL_IDS = {"pad": 0, "eos": 1, "bos": 2, "unk": 3}
 PALIGEMMA_IDS = {"\n": 108, "<loc0000>": 256000, "<seg000>": 257024}
+PALIGEMMA_TEXTS = {
+    "caption en\n": (21209, 659, 108),
+    "answer en Where is the cow standing?\n": (
+        *(13072, 659, 7890, 603, 573, 13910, 9980, 235336, 108),
+    ),
+    "detect cat ; dog\n": (39208, 4401, 2161, 5929, 108),
+    "caption <loc0347><loc0553>": (21209, 235248, 256347, 256553),
+    "pick up the red block": (18075, 908, 573, 3118, 3963),
+}
 
 
 class Tokenizer:
@@ -64,16 +76,21 @@ class Tokenizer:
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> "Tokenizer":
-        """Reads `path`, a SentencePiece .model file or a folder with a `tokenizer.model`.
+        """Reads `path`, a SentencePiece .model file, a tokenizer.json of Gemma's kind, or a folder
+        with `tokenizer.model` or else `tokenizer.json`.
 
         Raises:
             FileNotFoundError: nothing there; the message says what the folder holds instead.
-            ValueError: as in `Tokenizer(model)`.
+            ValueError: as in `Tokenizer(model)`, or the tokenizer.json is of another kind.
         """
         path = Path(path)
         file = path / FILE_NAME if path.is_dir() else path
+        if path.is_dir() and not file.is_file() and (path / JSON_NAME).is_file():
+            file = path / JSON_NAME
         if not file.is_file():
             raise FileNotFoundError(_not_found(path, file))
+        if file.suffix == ".json":
+            return cls(sentencepiece_model(file), str(file))
         return cls(file.read_bytes(), str(file))
 
     @classmethod
@@ -164,6 +181,12 @@ class Tokenizer:
                     f"{source} has PaliGemma's {PALIGEMMA_VOCAB_SIZE} ids in another order: "
                     f"expected {PALIGEMMA_IDS}, found {got}; {HELP}"
                 )
+            for text, ids in PALIGEMMA_TEXTS.items():
+                if (found := tuple(sp.encode(text))) != ids:
+                    raise ValueError(
+                        f"{source} has PaliGemma's {PALIGEMMA_VOCAB_SIZE} ids but splits text "
+                        f"otherwise: {text!r} is {list(found)}, expected {list(ids)}; {HELP}"
+                    )
 
 
 HELP = "give PaliGemma's or Gemma's tokenizer.model, or use Tokenizer.small()"
@@ -203,10 +226,7 @@ def _not_found(path: Path, file: Path) -> str:
     if not path.exists():
         return f"no tokenizer at {path}; {HELP}"
     held = sorted(p.name for p in path.iterdir())
-    note = ""
-    if "tokenizer.json" in held:
-        note = " (tokenizer.json is the `tokenizers` library's format and is not read)"
-    return f"expected {file}, but {path} holds only {held}{note}; {HELP}"
+    return f"expected {file} or {JSON_NAME}, but {path} holds only {held}; {HELP}"
 
 
 def _index(kind: str, i: int, count: int) -> int:

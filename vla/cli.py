@@ -383,9 +383,10 @@ def _run_inspect(args: argparse.Namespace) -> None:
 def _add_convert(commands) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         "convert",
-        help="a policy from one format to another",
-        description="Write the policy in SRC (this package's, LeRobot's or openpi's) to the new "
-        "folder DST. Weights keep their dtype and every bit.",
+        help="a policy or PaliGemma from one format to another",
+        description="Write the policy in SRC (this package's, LeRobot's or openpi's), or the "
+        "PaliGemma (this package's, Hugging Face's or big_vision's), to the new folder DST. "
+        "Weights keep their dtype and every bit.",
     )
     parser.add_argument("source", type=Path, metavar="SRC")
     parser.add_argument("destination", type=Path, metavar="DST")
@@ -393,7 +394,7 @@ def _add_convert(commands) -> argparse.ArgumentParser:
         "--to",
         required=True,
         choices=("lerobot", "openpi-pytorch", "huggingface", "vla"),
-        help="huggingface: the PaliGemma inside; vla: this package's own folder",
+        help="huggingface: a PaliGemma, or the one inside; vla: this package's own folder",
     )
     parser.add_argument(
         "--asset", metavar="NAME", help="the robot, where an openpi folder has several"

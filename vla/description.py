@@ -11,20 +11,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from backbone.sources.headers import (
-    WEIGHTS,
-    Tensor,
-    by_dtype,
-    npz_header,
-    read_json,
-    safetensors_header,
-)
-from backbone.sources.places import Weights, some
-from backbone.sources.sizes import Heads, Stack, Vision
-from vla.layouts import VLM, Depths, jax_places, port_depths, port_key, port_names
-from vla.sources.origin import origin_of, policy_files
-from vla.sources.policy_files import TOKENIZERS, PolicyFiles
-from vla.sources.sizes import Sizes, sizes_of, variant
+from backbone.sources.headers import Tensor, by_dtype
+from backbone.sources.origin import is_paligemma, paligemma_files
+from backbone.sources.paligemma_files import TOKENIZERS, PaliGemmaFiles
+from backbone.sources.places import some
+from vla.sources.origin import policy_files
+from vla.sources.policy_files import PolicyFiles
+from vla.sources.sizes import Sizes, variant
 from vla.sources.statistics import check_spread
 
 PARTS = {
@@ -32,7 +25,6 @@ PARTS = {
     "language": ("backbone.projector.", "backbone.embedding.", "backbone.language."),
     "expert": ("expert.",),
 }
-OUR_PALIGEMMA, HF_PALIGEMMA = "vla-paligemma", "paligemma"
 
 
 @dataclass(frozen=True)
@@ -93,15 +85,8 @@ def describe(path: str | Path, asset: str | None = None) -> Description:
     message says what was found.
     """
     path = Path(path)
-    if path.is_file():
-        return _paligemma_file(path)
-    config_path = path / "config.json"
-    config = read_json(config_path) if config_path.is_file() else {}
-    if config.get("model_type") == OUR_PALIGEMMA:
-        return _our_paligemma(path, config)
-    if config.get("model_type") == HF_PALIGEMMA:
-        return _hf_paligemma(path, config)
-    origin_of(path)  # says what is wrong with any other folder
+    if is_paligemma(path):
+        return _paligemma(paligemma_files(path))
     return _policy(policy_files(path, asset))
 
 
@@ -120,7 +105,7 @@ def _policy(files: PolicyFiles) -> Description:
         parameters=_parameters(weights.shapes),
         dtypes=by_dtype({key: weights.tensors[key] for key in used}),
         dead_weight={key: weights.tensors[key].bytes for key in weights.unused},
-        numerics=_numerics(files),
+        numerics=_numerics(files.origin, files.numerics),
         tokenizer=None if files.tokenizer is None else str(files.tokenizer),
         robot=_robot(files),
         problems=tuple(_problems(files)),
@@ -162,108 +147,46 @@ def _problems(files: PolicyFiles) -> list[str]:
     return problems
 
 
-def _numerics(files: PolicyFiles) -> str:
-    """The name of the implementation whose rounding the policy keeps."""
-    if files.origin != "vla":
-        return files.origin
-    own = files.numerics or {}
+def _numerics(origin: str, own: Mapping[str, Any] | None) -> str:
+    """The name of the implementation whose rounding a model keeps."""
+    if origin != "vla":
+        return origin
+    own = own or {}
     if own.get("float32_vision"):
         return "LeRobot"
     if own.get("round_rope_frequencies"):
         return "openpi PyTorch"
-    return "Hugging Face" if own.get("rotate_in_activation") else "openpi JAX"
+    if own.get("rotate_in_activation"):
+        return "Hugging Face"
+    return "big_vision" if own.get("resize") == "tf" else "openpi JAX"
 
 
 # --- PaliGemmas -----------------------------------------------------------------------------------
 
 
-def _hf_paligemma(folder: Path, config: Mapping[str, Any]) -> Description:
-    tensors = safetensors_header(folder)
-    keys = {port_key(VLM + key.removeprefix("model.")): key for key in tensors}
-    names = port_names(port_depths(keys))
-    shapes = {
-        ours: tensors[keys[theirs]].shape
-        for ours, theirs in names.items()
-        if ours.startswith("backbone.") and theirs in keys
-    }
-    text, vision = config.get("text_config", {}), config.get("vision_config", {})
-    heads = None
-    if "num_key_value_heads" in text and "num_attention_heads" in vision:
-        size = text.get("head_dim", 256)
-        heads = Heads(vision["num_attention_heads"], (text["num_key_value_heads"], size))
-    dead = [key for key in tensors if "lm_head" in key]
-    return _paligemma(folder, "Hugging Face", "Hugging Face", tensors, shapes, dead, heads)
-
-
-def _our_paligemma(folder: Path, config: Mapping[str, Any]) -> Description:
-    tensors = safetensors_header(folder / WEIGHTS)
-    shapes = {f"backbone.{name}": tensor.shape for name, tensor in tensors.items()}
-    language = config["language"]
-    sizes = Sizes(
-        Vision(**config["vision"]),
-        Stack(**{name: language[name] for name in Stack.__dataclass_fields__}),
-        config["vocab"],
-    )
-    return _of_sizes(folder, "this package", "openpi JAX", tensors, shapes, (), sizes)
-
-
-def _paligemma_file(path: Path) -> Description:
-    if path.suffix != ".npz":
-        raise ValueError(
-            f"{path} is a single file; give the folder that it stands in (of files, big_vision's "
-            ".npz alone hold a whole model)"
-        )
-    arrays = npz_header(path)
-    tensors = {f"PaliGemma/{key.removeprefix('params/')}": value for key, value in arrays.items()}
-    try:
-        places = jax_places(Depths(_layers(tensors, "img"), _layers(tensors, "llm"), 0, False))
-        own = {k: p for k, p in places.items() if k.startswith("backbone.") and p.key in tensors}
-        kv = tensors["PaliGemma/llm/layers/attn/kv_einsum/w"].shape
-        query = "img/Transformer/encoderblock/MultiHeadDotProductAttention_0/query/kernel"
-        heads = Heads(tensors[f"PaliGemma/{query}"].shape[2], (kv[2], kv[4]))
-    except KeyError as error:
-        raise ValueError(
-            f"{path} holds no PaliGemma of big_vision: {error} is missing; it holds {some(arrays)}"
-        ) from error
-    shapes = Weights(path, tensors, own).shapes
-    return _paligemma(path, "big_vision", "big_vision", tensors, shapes, (), heads)
-
-
-def _layers(tensors: Mapping[str, Tensor], part: str) -> int:
-    first = {
-        "img": "img/Transformer/encoderblock/LayerNorm_0/scale",
-        "llm": "llm/layers/mlp/linear",
-    }
-    return tensors[f"PaliGemma/{first[part]}"].shape[0]
-
-
-def _paligemma(path: Path, origin, numerics, tensors, shapes, dead, heads) -> Description:
-    try:
-        sizes = sizes_of(shapes, heads)
-    except (KeyError, ValueError) as error:
-        raise ValueError(
-            f"{path} holds no whole PaliGemma: {error} is missing; it holds {some(tensors)}"
-        ) from error
-    return _of_sizes(path, origin, numerics, tensors, shapes, dead, sizes)
-
-
-def _of_sizes(path: Path, origin, numerics, tensors, shapes, dead, sizes: Sizes) -> Description:
-    folder = path if path.is_dir() else path.parent
-    tokenizer = next((folder / n for n in TOKENIZERS if (folder / n).is_file()), None)
-    live = {key: tensor for key, tensor in tensors.items() if key not in dead}
-    vision, total = _parameters(shapes)["vision"], sum(t.count for t in live.values())
+def _paligemma(files: PaliGemmaFiles) -> Description:
+    weights = files.weights
+    sizes = Sizes(files.vision, files.language, files.vocab)
+    shapes = {f"backbone.{name}": shape for name, shape in weights.shapes.items()}
+    used = {place.key for place in weights.places.values()}
+    stray = [f"weights that no PaliGemma has: {some(weights.stray)}"] if weights.stray else []
     return Description(
-        path=str(path),
-        origin=origin,
-        model="PaliGemma",
+        path=str(files.path),
+        origin="this package" if files.origin == "vla" else files.origin,
+        model="PaliGemma 2" if files.gemma2.get("post_norms") else "PaliGemma",
         variant=variant(sizes),
         sizes=_sizes(sizes),
-        parameters={"vision": vision, "language": total - vision, "total": total},
-        dtypes=by_dtype(live),
-        dead_weight={key: tensors[key].bytes for key in dead},
-        numerics=numerics,
-        tokenizer=None if tokenizer is None else str(tokenizer),
+        parameters=_parameters(shapes),
+        dtypes=by_dtype({key: weights.tensors[key] for key in used}),
+        dead_weight={key: weights.tensors[key].bytes for key in weights.unused},
+        numerics=_numerics(files.origin, files.numerics),
+        tokenizer=None if files.tokenizer is None else str(_tokenizer_file(files.tokenizer)),
+        problems=tuple(stray),
     )
+
+
+def _tokenizer_file(folder: Path) -> Path:
+    return next(folder / name for name in TOKENIZERS if (folder / name).is_file())
 
 
 # --- words ----------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from backbone.sources.paligemma_files import TOKENIZERS
 from backbone.tokenizer import Tokenizer
 from backbone.weights import load_weights, save_weights
 from vla.data.stats import NormStats
@@ -21,7 +22,7 @@ from vla.precision import cast
 from vla.processor import Processor
 from vla.sources.load import announce, load_model, policy_config
 from vla.sources.origin import origin_of, policy_files
-from vla.sources.policy_files import TOKENIZERS, PolicyFiles
+from vla.sources.policy_files import PolicyFiles
 from vla.sources.statistics import check_spread
 
 WEIGHTS, CONFIG, STATS = "model.safetensors", "config.json", "norm_stats.json"

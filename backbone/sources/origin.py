@@ -55,6 +55,16 @@ def paligemma_files(path: Path) -> PaliGemmaFiles:
     raise ValueError(f"{path / CONFIG} {what_else(config)}")
 
 
+def is_paligemma(path: Path) -> bool:
+    """Whether `path` is for `paligemma_files` to read, or to say what is wrong with it."""
+    if path.is_file():
+        return True
+    if not (path / CONFIG).is_file():
+        return path.is_dir() and any(path.glob("*.npz")) and not any(path.glob("*.safetensors"))
+    model = read_json(path / CONFIG).get("model_type")
+    return model in (OURS, HUGGING_FACE, "siglip", "siglip_vision_model", "gemma", "gemma2")
+
+
 def what_else(config: Mapping[str, Any]) -> str:
     """What a config.json holds that is no PaliGemma's, in words."""
     model = config.get("model_type")

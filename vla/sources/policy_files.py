@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from backbone.sources.paligemma_files import TOKENIZERS
 from backbone.sources.places import Weights
 from vla.sources.sizes import Sizes
 
 if TYPE_CHECKING:
     from vla.data.stats import NormStats
 
-TOKENIZERS = ("tokenizer.model", "tokenizer.json")
 Origin = Literal["vla", "LeRobot", "openpi PyTorch", "openpi JAX"]
 
 
