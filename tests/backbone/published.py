@@ -52,7 +52,7 @@ def huggingface_folder(folder: Path, version: str = "") -> Path:
 def with_tensors(folder: Path, change) -> Path:
     """The same folder after `change` of its tensors, a function from dict to dict.
 
-    Their names are first those that transformers 5.5.4 has in memory; it wrote another generation's.
+    Their names are first those that transformers 5.5.4 has in memory; it wrote others.
     """
     stored = load_file(folder / "model.safetensors")
     tensors = {
