@@ -21,9 +21,11 @@ from lerobot_reference import load_lerobot
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from backbone.pretrained import load_model, load_pretrained
 from backbone.tokenizer import Tokenizer
-from vla.convert import convert, huggingface_config
+from vla.convert import EVERYWHERE, convert, huggingface_config
 from vla.data.stats import NormStats
+from vla.description import describe
 from vla.layouts import VLM, port_key
 from vla.model import build
 from vla.pi0 import PI0_TINY
@@ -290,3 +292,101 @@ def test_lerobots_own_pipelines_read_our_processors(tmp_path):
     padded = torch.nn.functional.pad(actions, (0, 2))
     ours = policy.processor.actions(padded, np.zeros((1, 3), np.float32))
     np.testing.assert_allclose(theirs.numpy(), ours, atol=1e-5)
+
+
+# --- PaliGemmas -----------------------------------------------------------------------------------
+
+
+def paligemma(folder, origin, version):
+    """A stored PaliGemma of Hugging Face, big_vision, or ours with its values."""
+    source = GOLDEN / f"big_vision_paligemma{version}/params_f32.npz"
+    if origin == "big_vision":
+        return source
+    convert(source, folder, "vla" if origin == "ours" else "huggingface")
+    return folder
+
+
+@pytest.mark.parametrize("version", ["", "2"])
+@pytest.mark.parametrize("origin", ["big_vision", "ours", "huggingface"])
+@pytest.mark.parametrize("to", ["huggingface", "vla"])
+def test_paligemmas_keep_every_bit_through_each_format(tmp_path, version, origin, to):
+    first = paligemma(tmp_path / "first", origin, version)
+    convert(first, tmp_path / "second", to)
+    before, after = load_model(first), load_model(tmp_path / "second")
+    assert before.config.vision == after.config.vision
+    if version and to == "huggingface":
+        assert after.config.language.window == EVERYWHERE
+    windowless = replace(after.config.language, window=before.config.language.window)
+    assert windowless == before.config.language
+    assert_same(before.state_dict(), after.state_dict())
+    if to == "vla":
+        assert after.config == before.config
+
+
+def test_half_precision_and_a_tokenizer_go_along(tmp_path):
+    (tmp_path / "npz").mkdir()
+    with np.load(GOLDEN / "big_vision_paligemma/params_f32.npz") as file:
+        arrays = {key: file[key] for key in file.files}
+    key = "params/llm/embedder/input_embedding"
+    arrays[key] = np.resize(arrays[key], (2176, 64))
+    halves = {k: torch.from_numpy(a).bfloat16().view(torch.int16) for k, a in arrays.items()}
+    np.savez(tmp_path / "npz/weights.npz", **{k: a.numpy().view("V2") for k, a in halves.items()})
+    Tokenizer.small().save(tmp_path / "npz")
+    for to in ("huggingface", "vla"):
+        convert(tmp_path / "npz", tmp_path / to, to)
+        model, tokenizer = load_pretrained(tmp_path / to, dtype="bfloat16")
+        assert tokenizer.vocab_size == 2176
+        assert torch.equal(model.embedding.weight.view(torch.int16), halves[key])
+        tensors = load_file(tmp_path / to / "model.safetensors")
+        assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
+    told = describe(tmp_path / "npz/weights.npz")
+    assert (told.origin, told.dtypes) == ("big_vision", {"bfloat16": told.parameters["total"]})
+    assert told.tokenizer == str(tmp_path / "npz/tokenizer.model")
+
+
+def test_a_paligemma_2_is_described_as_one():
+    told = describe(GOLDEN / "big_vision_paligemma2/params_f32.npz")
+    assert (told.model, told.sizes["language"]["kv_heads"]) == ("PaliGemma 2", 2)
+
+
+def test_a_paligemma_has_no_robot(tmp_path):
+    first = paligemma(tmp_path / "first", "ours", "")
+    with pytest.raises(ValueError, match="without an action expert; it converts to huggingface or"):
+        convert(first, tmp_path / "second", "lerobot")
+    assert not (tmp_path / "second").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["", "2"])
+def test_hugging_face_itself_gives_big_visions_logits(tmp_path, version):
+    from transformers import PaliGemmaForConditionalGeneration
+
+    source = GOLDEN / f"big_vision_paligemma{version}"
+    convert(source / "params_f32.npz", tmp_path / "vlm", "huggingface")
+    if version:  # the file does not tell the cap of its attention: released models have 50
+        rewrite(tmp_path / "vlm/config.json", lambda c: cap(c, 5.0))
+    rewrite(tmp_path / "vlm/config.json", lambda c: c.update(image_token_index=159))
+    loaded: Any = PaliGemmaForConditionalGeneration.from_pretrained(
+        tmp_path / "vlm", output_loading_info=True, attn_implementation="eager"
+    )
+    model, report = loaded
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    inputs, outputs = np.load(source / "inputs.npz"), np.load(source / "outputs_f32.npz")
+    text = torch.from_numpy(inputs["text"]).long()
+    images = torch.from_numpy(inputs["image"]).permute(0, 3, 1, 2) / 127.5 - 1
+    suffix = torch.from_numpy(inputs["mask_ar"]).long()
+    patches = torch.full((len(text), 16), 159)
+    with torch.no_grad():
+        logits = model(
+            input_ids=torch.cat([patches, text], 1),
+            pixel_values=images,
+            attention_mask=torch.ones(len(text), 16 + text.shape[1]),
+            token_type_ids=torch.cat([torch.zeros_like(patches), suffix], 1),
+        ).logits[:, 16:]
+    expected = torch.from_numpy(outputs["text_logits"])
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+
+
+def cap(config, value):
+    config["text_config"]["attn_logit_softcapping"] = value

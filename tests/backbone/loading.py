@@ -1,0 +1,43 @@
+"""Loads a PaliGemma in a process of its own and prints what that took, as JSON.
+
+python loading.py PATH DTYPE → {"bytes": of the weights, "peak": above the start, "seconds": …,
+"reading": seconds that reading the files once takes}
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from backbone.pretrained import load_model
+
+
+def memory(name: str) -> int:
+    """Of this process, in bytes: VmRSS, what it holds; VmHWM, the most that it has held."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split(f"{name}:")[1].split()[0])
+
+
+def reading(path: Path) -> float:
+    start = time.perf_counter()
+    buffer = memoryview(bytearray(1 << 24))
+    for file in [path] if path.is_file() else path.glob("*.safetensors"):
+        with file.open("rb", buffering=0) as stream:
+            while stream.readinto(buffer):
+                pass
+    return time.perf_counter() - start
+
+
+def main(path: Path, dtype: str) -> None:
+    once = reading(path)
+    before = memory("VmRSS")
+    start = time.perf_counter()
+    model = load_model(path, dtype=dtype)
+    seconds = time.perf_counter() - start
+    size = sum(p.nbytes for p in model.parameters())
+    told = {"bytes": size, "peak": memory("VmHWM") - before, "seconds": seconds, "reading": once}
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
