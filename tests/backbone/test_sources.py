@@ -231,7 +231,7 @@ def test_stacked_apart_bare_and_compressed_arrays_are_the_same_model(tmp_path, v
     for name, form in forms.items():
         np.savez(tmp_path / f"{name}.npz", **form)
         assert_same(load_model(tmp_path / f"{name}.npz"), whole)
-    np.savez_compressed(tmp_path / "compressed.npz", **arrays)
+    np.savez_compressed(tmp_path / "compressed.npz", **arrays)  # pyright: ignore
     assert_same(load_model(tmp_path / "compressed.npz"), whole)
 
 
@@ -246,7 +246,7 @@ def test_half_precisions_load_bit_for_bit(tmp_path, save):
     model = load_model(tmp_path / "f16.npz", dtype="float16")
     expected = arrays["params/llm/layers/mlp/gating_einsum"][1, 1].T.astype(np.float16)
     found = model.language.blocks[1].mlp.up_proj.weight  # pyright: ignore
-    assert torch.equal(found, torch.from_numpy(expected))
+    assert torch.equal(found, torch.from_numpy(expected))  # pyright: ignore
 
 
 def test_an_mlp_stored_the_other_way_round_is_turned(tmp_path):

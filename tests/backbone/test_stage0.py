@@ -105,15 +105,15 @@ def test_big_vision_parts_are_those_of_the_whole_file(tmp_path, form):
             for k, v in apart(words, "layer_{i}").items()
         }
     unused = {"params/txt/embedding": np.zeros(2), "params/img/MAPHead_0/probe": np.zeros(2)}
-    np.savez(tmp_path / "siglip.npz", **eyes, **unused, **{"params/t": np.zeros(1)})
-    np.savez(tmp_path / "gemma.npz", **words)
+    np.savez(tmp_path / "siglip.npz", **eyes, **unused, **{"params/t": np.zeros(1)})  # pyright: ignore
+    np.savez(tmp_path / "gemma.npz", **words)  # pyright: ignore
     vocab = 160 + 1152
     model = from_parts(tmp_path / "siglip.npz", tmp_path / "gemma.npz", drawn(), vocab=vocab)
     found = model.vision.blocks[1].fc2.weight  # pyright: ignore
     key = "params/img/Transformer/encoderblock/MlpBlock_0/Dense_1/kernel"
-    assert torch.equal(found, torch.from_numpy(arrays[key][1].T))
+    assert torch.equal(found, torch.from_numpy(arrays[key][1].T))  # pyright: ignore
     found = model.language.blocks[2].mlp.down_proj.weight  # pyright: ignore
-    assert torch.equal(found, torch.from_numpy(arrays["params/llm/layers/mlp/linear"][2].T))
+    assert torch.equal(found, torch.from_numpy(arrays["params/llm/layers/mlp/linear"][2].T))  # pyright: ignore
 
 
 def test_wrong_parts_are_named(siglip, gemma, tmp_path):

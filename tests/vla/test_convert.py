@@ -330,7 +330,8 @@ def test_half_precision_and_a_tokenizer_go_along(tmp_path):
     key = "params/llm/embedder/input_embedding"
     arrays[key] = np.resize(arrays[key], (2176, 64))
     halves = {k: torch.from_numpy(a).bfloat16().view(torch.int16) for k, a in arrays.items()}
-    np.savez(tmp_path / "npz/weights.npz", **{k: a.numpy().view("V2") for k, a in halves.items()})
+    stored = {k: a.numpy().view("V2") for k, a in halves.items()}
+    np.savez(tmp_path / "npz/weights.npz", **stored)  # pyright: ignore
     Tokenizer.small().save(tmp_path / "npz")
     for to in ("huggingface", "vla"):
         convert(tmp_path / "npz", tmp_path / to, to)
