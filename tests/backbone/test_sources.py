@@ -174,13 +174,11 @@ def published(config, folder: Path, *, text=(), vision=()) -> Path:
     shapes["embedding.weight"][0] = 257_216
     depths = PaliGemmaDepths(27, config.language.depth, config.language.post_norms)
     names = huggingface_names(depths)
-    dtype = {ours: torch.zeros(()).bfloat16() for ours in shapes}
     header, size = {}, 0
-    for ours, tensor in flat({names[k]: v for k, v in dtype.items()}).items():
-        del tensor
-        key = next(k for k, v in names.items() if flat({v: dtype[k]}).keys() == {ours})
-        end = size + 2 * int(np.prod(shapes[key]))
-        header[ours] = {"dtype": "BF16", "shape": shapes[key], "data_offsets": [size, end]}
+    for ours, shape in shapes.items():
+        (name,) = flat({names[ours]: torch.empty(0)})
+        end = size + 2 * int(np.prod(shape))
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [size, end]}
         size = end
     data = json.dumps(header).encode()
     with (folder / "model.safetensors").open("wb") as file:

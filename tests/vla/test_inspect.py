@@ -17,7 +17,14 @@ from foreign import (
 from safetensors.torch import load_file, save_file
 
 from action_expert.expert import ActionExpertConfig
-from backbone.gemma import GEMMA_2B, GEMMA_300M, GemmaConfig
+from backbone.gemma import (
+    GEMMA2_2B,
+    GEMMA2_9B,
+    GEMMA2_27B,
+    GEMMA_2B,
+    GEMMA_300M,
+    GemmaConfig,
+)
 from backbone.paligemma import PALIGEMMA_3B_448
 from backbone.pretrained import save_pretrained
 from backbone.sources.sizes import STACKS
@@ -78,6 +85,14 @@ def test_a_jax_checkpoint_is_described_without_torch(tmp_path):
     assert "32 wide, 2 deep, 4 heads, 28 px" in done.stdout
     assert "problem: the actions in a chunk are not told" in done.stdout
     assert "\n  numerics     openpi JAX\n" in done.stdout
+
+
+def test_a_paligemma_is_described_without_torch():
+    done = run(GOLDEN / "big_vision_paligemma2/params_f32.npz")
+    assert done.returncode == 0
+    assert "PaliGemma (64 wide, 3 deep) 56, written by big_vision" in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert not imported & {"torch", "transformers"}
 
 
 def test_several_assets_are_told_as_a_problem(tmp_path):
@@ -184,6 +199,9 @@ def test_the_variants_written_down_are_those_of_the_models():
     known = {
         "gemma_2b": GEMMA_2B,
         "gemma_300m": GEMMA_300M,
+        "gemma2_2b": GEMMA2_2B,
+        "gemma2_9b": GEMMA2_9B,
+        "gemma2_27b": GEMMA2_27B,
         "small": PI0_SMALL.backbone.language,
         "small expert": PI0_SMALL.expert.gemma,
         "tiny": PI0_TINY.backbone.language,
