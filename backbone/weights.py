@@ -42,11 +42,16 @@ def load_weights(module: nn.Module, path: Path | str) -> None:
     weight is missing, extra or of another shape: the message lists both sides and nothing has been
     loaded.
     """
-    path = Path(path)
-    tensors = safetensors_header(path)
-    weights = Weights(path, tensors, {name: Place(name) for name in tensors})
+    weights = file_weights(path)
     check_fit(shapes_of(module.state_dict()), weights.shapes, str(path))
     _copy(module.state_dict(), read(weights))
+
+
+def file_weights(path: Path | str) -> Weights:
+    """A safetensors file whose names are ours. Raises as `load_weights` does of the file."""
+    path = Path(path)
+    tensors = safetensors_header(path)
+    return Weights(path, tensors, {name: Place(name) for name in tensors})
 
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
@@ -57,14 +62,23 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], source: str) 
 
 
 def fill(module: nn.Module, tensors: Iterable[tuple[str, Tensor]], device) -> None:
-    """Give a `module` that was built on the meta device its memory on `device` and its values.
+    """Give the parameters of a `module` that was built on the meta device their values.
 
-    Each tensor is rounded to its parameter's dtype. Call `check_fit` first: a parameter that gets
-    no value, or two, is an error of the program.
+    Each tensor goes to `device` in its parameter's dtype. One that is there already, as on the CPU
+    where a file has that dtype, is taken as it is: a private mapping of the file, whose pages are
+    read when they are first used and copied when they are first written to.
+    Call `check_fit` first: a parameter that gets no value, or two, is an error of the program.
     """
     assert not list(module.buffers()), "buffers would be left without values"
-    module.to_empty(device=device)
-    _copy(dict(module.named_parameters()), tensors)
+    left = dict(module.named_parameters())
+    for name, tensor in tensors:
+        parameter, (owner, _, leaf) = left.pop(name), name.rpartition(".")
+        value = tensor
+        there = tensor.dtype == parameter.dtype and tensor.device == torch.device(device)
+        if not (there and tensor.is_contiguous()):
+            value = torch.empty(tensor.shape, dtype=parameter.dtype, device=device).copy_(tensor)
+        setattr(module.get_submodule(owner), leaf, nn.Parameter(value, parameter.requires_grad))
+    assert not left, f"{some(sorted(left))} got no value"
 
 
 def check_fit(

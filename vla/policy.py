@@ -14,11 +14,10 @@ import torch
 
 from backbone.sources.paligemma_files import TOKENIZERS
 from backbone.tokenizer import Tokenizer
-from backbone.weights import load_weights, save_weights
+from backbone.weights import file_weights, save_weights
 from vla.data.stats import NormStats
-from vla.model import Model, ModelConfig, build
+from vla.model import Model, ModelConfig
 from vla.policy_config import PolicyConfig
-from vla.precision import cast
 from vla.processor import Processor
 from vla.sources.load import announce, load_model, policy_config
 from vla.sources.origin import origin_of, policy_files
@@ -86,9 +85,8 @@ class Policy:
         config = PolicyConfig.load(folder / CONFIG)
         stats = stats or NormStats.load(folder / STATS)
         processor = Processor(config, stats, _tokenizer(tokenizer or folder))
-        model = build(config.model)
-        load_weights(model, folder / WEIGHTS)
-        return cls(cast(model, dtype).to(device), processor, seed)
+        model = load_model(config.model, file_weights(folder / WEIGHTS), device, dtype)
+        return cls(model, processor, seed)
 
     @classmethod
     def _foreign(cls, files: PolicyFiles, device, dtype, seed, config, tokenizer, stats) -> Policy:
