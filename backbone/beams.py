@@ -2,7 +2,7 @@
 
 The best *finished* answer of each prompt competes with N *live* ones. In every step
 
-  1. each live answer is ended with EOS on trial, and the best of these may replace the finished one;
+  1. each live answer is ended with EOS on trial; the best of these may replace the finished one;
   2. each is continued by its N + 1 most likely tokens; EOS is struck out, the N best of all go on.
 
 It ends when no live answer scores as high as the finished one. A score is the sum of
@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from backbone.gemma import at_least_float32
-from backbone.generate import EOS, PAD, Allowed, Answers, begin, restricted
-from backbone.generate import _check_every as check_interval
+from backbone.generate import EOS, PAD, Allowed, Answers, begin, check_interval, restricted
 from backbone.paligemma import PaliGemma, TextBatch
 
 
@@ -40,9 +39,9 @@ def beam_search(
     rows, device = prompts.tokens.shape[0], logits.device
     every = check_every or check_interval(device)
     first = torch.arange(rows, device=device)[:, None] * beams
-    live = _Answers.empty(rows, beams, max_new_tokens, pad, device)
+    live = _Answers.empty(logits, rows, beams, max_new_tokens, pad)
     live.score[:, 1:] = -torch.inf  # all beams start out the same: one of them counts
-    best = _Answers.empty(rows, 1, max_new_tokens, pad, device)
+    best = _Answers.empty(logits, rows, 1, max_new_tokens, pad)
     best.score.fill_(-torch.inf)
     for step in range(max_new_tokens):
         said = live.tokens[..., :step].flatten(0, 1)
@@ -68,10 +67,9 @@ class _Answers:
         self.tokens, self.log_probs, self.score = tokens, log_probs, score
 
     @classmethod
-    def empty(cls, rows: int, beams: int, length: int, pad: int, device: torch.device):
-        tokens = torch.full((rows, beams, length), pad, device=device)
-        log_probs = torch.zeros(rows, beams, length, device=device)
-        return cls(tokens, log_probs, torch.zeros(rows, beams, device=device))
+    def empty(cls, like: Tensor, rows: int, beams: int, length: int, pad: int) -> "_Answers":
+        tokens = torch.full((rows, beams, length), pad, device=like.device)
+        return cls(tokens, like.new_zeros(tokens.shape), like.new_zeros(rows, beams))
 
     def pick(self, index: Tensor) -> "_Answers":
         """For each row the answers of `index`, int64 [B, M], in that order; copies."""

@@ -78,7 +78,7 @@ def stream(
     check_every: steps between two looks at whether all have finished; 1 on a CPU, 8 elsewhere.
     """
     logits, room = begin(model, prompts, max_new_tokens, copies)
-    every = check_every or _check_every(logits.device)
+    every = check_every or check_interval(logits.device)
     rows = logits.shape[0]
     finished = torch.zeros(rows, dtype=torch.bool, device=logits.device)
     said = torch.full((rows, max_new_tokens), pad, device=logits.device)
@@ -200,5 +200,6 @@ def restricted(logits: Tensor, allowed: Allowed | Tensor | None, said: Tensor) -
     return logits.masked_fill(~mask, -torch.inf)
 
 
-def _check_every(device: torch.device) -> int:
+def check_interval(device: torch.device) -> int:
+    """Steps between two looks at whether all rows have finished."""
     return 1 if device.type == "cpu" else CHECK_EVERY

@@ -58,7 +58,8 @@ def test_greedy_tokens_up_to_eos_are_big_visions(model, prompts, outputs, config
         length = stored.index(eos) + 1 if eos in stored else len(stored)
         ours = said.tokens[row].tolist()
         assert ours[:length] == stored[:length]
-        assert not any(ours[length:]) and not said.log_probs[row, length:].any()
+        assert not any(ours[length:])
+        assert not said.log_probs[row, length:].any()
         distance = said.log_probs[row, :length] - log_probs[row, :length]
         assert distance.abs().max() < 1e-4
 
@@ -68,7 +69,8 @@ def test_beam_search_gives_big_visions_answers(model, prompts, outputs, config):
     said = beam_search(model, prompts, theirs.shape[1], 3, eos=eos)
     length = said.tokens.shape[1]
     for ours, stored in zip(said.tokens.tolist(), theirs.tolist(), strict=True):
-        assert ours == stored[:length] and not any(stored[length:])
+        assert ours == stored[:length]
+        assert not any(stored[length:])
 
 
 def test_a_score_is_that_of_reading_the_answer_at_once(model, prompts, config):
