@@ -38,7 +38,7 @@ def load(args: argparse.Namespace) -> VLM:
             "expected --model DIR, a PaliGemma's folder; a small one for trying out ships as "
             f"{PALIGEMMA_TABLETOP}"
         )
-    return VLM.from_pretrained(args.model, device=args.device, dtype=args.dtype)
+    return VLM.from_pretrained(args.model, device=_device(args.device), dtype=args.dtype)
 
 
 def say(args: argparse.Namespace, prompt: str) -> int:
@@ -111,6 +111,16 @@ def evaluate(args: argparse.Namespace) -> None:
     print(f"saved in {folder}")
 
 
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"unknown device {name!r}, expected one such as cpu or cuda") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"--device {name}, but torch finds no GPU here; use --device cpu")
+    return device
+
+
 def _each(
     args: argparse.Namespace,
     paths: Sequence[Path],
@@ -154,7 +164,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     """Decoding options as `VLM`'s methods take them, checked before anything is loaded."""
     options = {name: getattr(args, name) for name in DECODING}
     if Decoding(**options).drawn:
-        options["generator"] = torch.Generator(args.device).manual_seed(args.seed)
+        options["generator"] = torch.Generator(_device(args.device)).manual_seed(args.seed)
     return options
 
 

@@ -9,7 +9,10 @@ import pytest
 
 from vla import cli
 
-COMMANDS = ("demo", "collect", "train", "eval", "stats", "check")
+COMMANDS = (
+    *("demo", "collect", "train", "eval", "stats", "check"),
+    *("caption", "ask", "ocr", "detect", "segment", "evaluate-vlm"),
+)
 HEAVY = ("torch", "lerobot", "mujoco", "gymnasium", "numpy", "tensorboard", "matplotlib")
 
 
