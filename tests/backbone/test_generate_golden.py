@@ -1,8 +1,10 @@
-"""Greedy and beam search against big_vision's stored sequences, PaliGemma and PaliGemma 2."""
+"""Greedy and beam search against the stored sequences of big_vision and of transformers 5.5.4."""
 
 import big_vision_names
+import hf_reference
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from backbone.beams import beam_search
 from backbone.generate import generate
@@ -96,3 +98,45 @@ def test_a_score_is_that_of_reading_the_answer_at_once(model, prompts, config):
             log_probs = model.logits(batch)[0].log_softmax(-1)
         at = torch.arange(prompt.shape[0] - 1, tokens.shape[1] - 1)
         assert abs(log_probs[at, answer].sum() - said.scores[row]) < 1e-4
+
+
+@pytest.mark.parametrize(("name", "eos"), [("hf_paligemma", 120), ("hf_paligemma2", 79)])
+def test_live_beams_are_hugging_faces_without_a_length_penalty(name, eos):
+    """Its beams ran to 10 tokens and none ended: EOS was never among a step's best six, where
+    alone it ends an answer there. So ours may end after ten tokens only."""
+    sizes = hf_reference.TOY2 if name.endswith("2") else hf_reference.TOY
+    path = big_vision_names.GOLDEN / name
+    model = hf_reference.load(load_file(path / "model.safetensors"), sizes)
+    stored = big_vision_names.read_arrays(path / "inputs.npz")
+    outputs = big_vision_names.read_arrays(path / "outputs_f32.npz")
+    theirs = outputs["gen/beam3_lp0_early0_sequences"]
+    rows, text, valid = _without_pictures(stored)
+    batch = TextBatch(
+        stored["images"].permute(0, 3, 1, 2)[:, None],
+        torch.ones(rows, 1, dtype=torch.bool),
+        text,
+        valid,
+        torch.zeros_like(valid),
+    )
+
+    def allowed(said):
+        last = said.shape[1] == 10
+        mask = torch.full((sizes.vocab,), not last)
+        mask[eos] = last
+        mask[hf_reference.IMAGE_TOKEN] = False  # after the softmax, as there
+        return mask
+
+    found = beam_search(model, batch, 11, 3, eos=eos, allowed=allowed)
+    for i in range(rows):
+        beam = theirs[i].tolist().index(found.tokens[i, :10].tolist())
+        score = outputs["gen/beam3_lp0_early0_scores"][i, beam]
+        assert abs(found.log_probs[i, :10].sum() - score) < 1e-3
+
+
+def _without_pictures(stored):
+    """(rows, text tokens, which are valid) of the stored prompts, padded on the left."""
+    ids = stored["gen/input_ids"]
+    text = ids != hf_reference.IMAGE_TOKEN
+    rows = ids.shape[0]
+    valid = stored["gen/attention_mask"].bool()
+    return rows, ids[text].view(rows, -1), valid[text].view(rows, -1)

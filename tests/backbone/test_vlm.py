@@ -33,9 +33,9 @@ def vlm():
     model = PaliGemma(PALIGEMMA_TINY)
     torch.nn.init.normal_(model.projector.weight, std=0.5)
     with torch.no_grad():
-        for block in model.language.blocks:  # else the last token is said again and again
-            block.attention.o_proj.weight.mul_(10)
-            block.mlp.down_proj.weight.mul_(20)
+        for name, weight in model.language.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                weight.mul_(15)  # else the last token is said again and again
     return VLM(model, Tokenizer.small())
 
 

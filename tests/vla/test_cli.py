@@ -46,7 +46,8 @@ def test_parsing_arguments_loads_nothing_heavy():
 def test_the_help_of_the_program_lists_every_command(capsys):
     status, out, _ = run(["--help"], capsys)
     assert status == 0
-    assert all(f"    {command} " in out for command in COMMANDS)
+    listed = {line.split()[0] for line in out.splitlines() if line.startswith("    ")}
+    assert set(COMMANDS) <= listed
 
 
 def fail_with(error: Exception, module: str):
