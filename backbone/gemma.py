@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from backbone.kv_cache import KVCache
+from backbone.kv_cache import KVCache, join
 from backbone.masks import block_mask, positions
 from backbone.numerics import OPENPI_JAX, Numerics
 
@@ -197,18 +197,27 @@ class Block(nn.Module):
         self.post_mlp_norm = norm() if config.post_norms else nn.Identity()
 
     def forward(
-        self, x, mask, cos, sin, past: tuple[Tensor, Tensor] | None, keys_only: bool = False
+        self,
+        x,
+        mask,
+        cos,
+        sin,
+        past: tuple[Tensor, Tensor] | None,
+        keys_only: bool = False,
+        slots: Tensor | None = None,
     ):
         """Return (x after the block [B, T, D], (k, v) of the new tokens).
 
         past: keys and values of earlier tokens, or None. mask: bool [B, 1, T, S] over past and new.
         keys_only: stop after keys and values and return x as it came.
+        slots: int64 [T], where in `past` the new keys and values are written, in place; else they
+        follow it.
         """
         h = self.attention_norm(x)
         new = self.attention.keys_values(h, cos, sin)
         if keys_only:
             return x, new
-        k, v = new if past is None else (torch.cat(p, dim=2) for p in zip(past, new, strict=True))
+        k, v = new if past is None else (join(*p, slots, 2) for p in zip(past, new, strict=True))
         x = x + self.post_attention_norm(self.attention(h, k, v, mask, cos, sin))
         return x + self.post_mlp_norm(self.mlp(self.mlp_norm(x))), new
 
@@ -230,6 +239,7 @@ class Gemma(nn.Module):
         valid: Tensor,
         cache: KVCache | None = None,
         cache_only: bool = False,
+        slots: Tensor | None = None,
     ) -> tuple[Tensor | None, KVCache]:
         """Read new tokens after those in `cache`.
 
@@ -238,33 +248,41 @@ class Gemma(nn.Module):
         cache_only: only keys and values are wanted, so the last block's query, output and MLP and
         the final norm are dead work and are skipped (5.5 % of π0's prefix); hidden states are then
         None.
+        slots: int64 [T], where in `cache` the new tokens are written, in place (see
+        `backbone.kv_room`); else the cache stays as it is.
 
         Returns (hidden states after the final norm, float [B, T, D]; the *new* tokens' cache).
         """
-        masks, cos, sin = self.geometry(x, block, valid, cache)
+        masks, cos, sin = self.geometry(x, block, valid, cache, slots)
         keys, values = [], []
         last = len(self.blocks) - 1
         for i, layer in enumerate(self.blocks):
             past = None if cache is None else (cache.k[i], cache.v[i])
             mask = masks[i % 2]
-            x, (k, v) = layer(x, mask, cos, sin, past, keys_only=cache_only and i == last)
+            keys_only = cache_only and i == last
+            x, (k, v) = layer(x, mask, cos, sin, past, keys_only, slots)
             keys.append(k)
             values.append(v)
         new = KVCache(tuple(keys), tuple(values), block, valid)
         return (None if cache_only else self.norm(x)), new
 
     def geometry(
-        self, x: Tensor, block: Tensor, valid: Tensor, cache: KVCache | None
+        self,
+        x: Tensor,
+        block: Tensor,
+        valid: Tensor,
+        cache: KVCache | None,
+        slots: Tensor | None = None,
     ) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
         """What blocks share: the masks of even and of odd ones, bool [B, 1, T, S], over cached and
         new tokens, and the cosines and sines of the new tokens' rotary angles, float32 or wider
         [B, 1, T, H/2], or of x's dtype where the numerics rotate in it."""
+        position = positions(valid, 0 if cache is None else cache.length)
         key_block, key_valid = block, valid
         if cache is not None:
-            key_block = torch.cat([cache.block, block], dim=1)
-            key_valid = torch.cat([cache.valid, valid], dim=1)
+            key_block = join(cache.block, block, slots, 1)
+            key_valid = join(cache.valid, valid, slots, 1)
         mask = windowed = block_mask(block, key_block, key_valid)
-        position = positions(valid, 0 if cache is None else cache.length)
         if self.config.window is not None:
             back = position[:, :, None] - positions(key_valid)[:, None]
             near = (back < self.config.window) | (key_block[:, None] == block[:, :, None])

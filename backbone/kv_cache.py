@@ -8,6 +8,13 @@ import torch
 from torch import Tensor
 
 
+def join(past: Tensor, new: Tensor, slots: Tensor | None, dim: int) -> Tensor:
+    """`new` after `past` along `dim`; or, with `slots` int64 [T], written into `past` there."""
+    if slots is None:
+        return torch.cat([past, new], dim=dim)
+    return past.index_copy_(dim, slots, new.to(past.dtype))
+
+
 @dataclass(frozen=True)
 class KVCache:
     """Rotated keys and values of tokens that were read, and what a later query needs to see them.
@@ -18,7 +25,8 @@ class KVCache:
     block: int64 [B, S], block id of each token (see `backbone.masks`).
     valid: bool [B, S], False for padding and for absent cameras.
 
-    A cache is never changed in place: `append`, `detach` and `repeat` return new ones.
+    A cache is never changed in place: `append`, `detach` and `repeat` return new ones. The one
+    that a `KVRoom` holds is the exception.
     """
 
     k: tuple[Tensor, ...]
@@ -39,10 +47,10 @@ class KVCache:
     def append(self, new: KVCache) -> KVCache:
         """Return this cache followed by `new` (same batch, layers and heads)."""
         return KVCache(
-            k=tuple(torch.cat(pair, dim=2) for pair in zip(self.k, new.k, strict=True)),
-            v=tuple(torch.cat(pair, dim=2) for pair in zip(self.v, new.v, strict=True)),
-            block=torch.cat([self.block, new.block], dim=1),
-            valid=torch.cat([self.valid, new.valid], dim=1),
+            k=tuple(join(*pair, None, 2) for pair in zip(self.k, new.k, strict=True)),
+            v=tuple(join(*pair, None, 2) for pair in zip(self.v, new.v, strict=True)),
+            block=join(self.block, new.block, None, 1),
+            valid=join(self.valid, new.valid, None, 1),
         )
 
     def detach(self) -> KVCache:

@@ -27,6 +27,7 @@ from backbone.gemma import (
     soft_cap,
 )
 from backbone.kv_cache import KVCache
+from backbone.kv_room import KVRoom
 from backbone.masks import block_ids
 from backbone.numerics import OPENPI_JAX, Numerics
 from backbone.siglip import SigLIP, SigLIPConfig
@@ -127,14 +128,19 @@ class PaliGemma(nn.Module):
         tokens: Tensor,
         token_valid: Tensor,
         cache_only: bool = False,
+        suffix: Tensor | None = None,
     ) -> tuple[Tensor | None, KVCache]:
         """Read images and prompt, all in block 0. Shapes as in `TextBatch`, without an answer.
 
+        suffix: where an answer has begun already, bool [B, T]; its tokens come after the prompt's,
+        each in a block of its own.
         Returns (hidden states [B, N·P + T, D], or None with `cache_only`; the cache of all of
         them).
         """
         x, valid = self.embed_prefix(images, image_valid, tokens, token_valid)
         block = torch.zeros_like(valid, dtype=torch.int64)
+        if suffix is not None:
+            block[:, -suffix.shape[1] :] = block_ids(suffix)
         return self.language(x, block, valid, cache_only=cache_only)
 
     def decode(self, tokens: Tensor, cache: KVCache) -> tuple[Tensor, KVCache]:
@@ -147,8 +153,22 @@ class PaliGemma(nn.Module):
         valid = torch.ones_like(tokens, dtype=torch.bool)
         block = cache.next_block + torch.arange(tokens.shape[1], device=tokens.device)
         hidden, new = self.language(self.embedding(tokens), block, valid, cache)
-        logits = soft_cap(self.embedding.logits(hidden), self.config.language.logit_cap)
-        return logits, cache.append(new)
+        return self._capped_logits(hidden), cache.append(new)
+
+    def step(self, tokens: Tensor, room: KVRoom) -> Tensor:
+        """`decode`, but the tokens' keys and values are written into `room`, in place.
+
+        tokens: int64 [B, T]. Returns logits [B, T, vocab] of what follows each.
+        """
+        valid = torch.ones_like(tokens, dtype=torch.bool)
+        offset = torch.arange(tokens.shape[1], device=tokens.device)
+        block, slots = room.cache.next_block + offset, room.take(tokens.shape[1])
+        hidden, _ = self.language(self.embedding(tokens), block, valid, room.cache, slots=slots)
+        return self._capped_logits(hidden)
+
+    def _capped_logits(self, hidden: Tensor | None) -> Tensor:
+        assert hidden is not None
+        return soft_cap(self.embedding.logits(hidden), self.config.language.logit_cap)
 
     def logits(self, batch: TextBatch) -> Tensor:
         """Teacher-forced logits at every text position, float [B, T, vocab]."""

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
+from vla.cli_vlm import VLM_COMMANDS, positive
+
 OUR_PACKAGES = ("backbone", "action_expert", "vla", "envs")
 USER_ERROR_STATUS = 2
 INTERRUPTED_STATUS = 130  # 128 + SIGINT, as shells count
@@ -69,7 +71,8 @@ def _raised_by_us(trace: TracebackType | None) -> bool:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="vla", description="Train, roll out and inspect π0-style robot policies."
+        prog="vla",
+        description="Train, roll out and inspect π0-style robot policies, and ask their VLM.",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for add in (
@@ -81,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_check,
         _add_inspect,
         _add_convert,
+        *VLM_COMMANDS,
     ):
         command = add(commands)
         command.add_argument(
@@ -91,14 +95,6 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.set_defaults(parser=command)
     return parser
-
-
-def positive(text: str) -> int:
-    """An argparse type: a whole number above zero."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text}")
-    return value
 
 
 def _add_env_arguments(parser: argparse.ArgumentParser, default: str) -> None:

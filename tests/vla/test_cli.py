@@ -9,7 +9,10 @@ import pytest
 
 from vla import cli
 
-COMMANDS = ("demo", "collect", "train", "eval", "stats", "check")
+COMMANDS = (
+    *("demo", "collect", "train", "eval", "stats", "check"),
+    *("caption", "ask", "ocr", "detect", "segment", "evaluate-vlm"),
+)
 HEAVY = ("torch", "lerobot", "mujoco", "gymnasium", "numpy", "tensorboard", "matplotlib")
 
 
@@ -43,7 +46,8 @@ def test_parsing_arguments_loads_nothing_heavy():
 def test_the_help_of_the_program_lists_every_command(capsys):
     status, out, _ = run(["--help"], capsys)
     assert status == 0
-    assert all(f"    {command} " in out for command in COMMANDS)
+    listed = {line.split()[0] for line in out.splitlines() if line.startswith("    ")}
+    assert set(COMMANDS) <= listed
 
 
 def fail_with(error: Exception, module: str):
