@@ -24,9 +24,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from vla.sources.write import write_safetensors
 
 from backbone.numerics import LEROBOT
+from backbone.sources.write import write_safetensors
 from backbone.tokenizer import Tokenizer
 from vla.convert import convert
 from vla.data.stats import FeatureStats, NormStats
