@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from backbone.initialise import order_places
 from backbone.paligemma import PaliGemma, PaliGemmaConfig
@@ -13,12 +14,18 @@ from backbone.tokenizer import Tokenizer
 from backbone.weights import load_weights
 from vla.config import RunConfig
 from vla.data.tabletop_text import TabletopText
-from vla.data.text import collate_text
+from vla.data.text import TextExample, collate_text
 from vla.training.job import Job, Microbatch
 from vla.training.sampler import positions
 from vla.training.vision_job import WEIGHTS
 
 HELD_OUT_SEED = 1_000_000  # added to the seed: scenes that training never draws
+
+
+class Scenes(Protocol):
+    """An endless stream of examples; the i-th is always the same."""
+
+    def __getitem__(self, index: int, /) -> TextExample: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,21 +64,24 @@ class TextConfig(RunConfig):
             return self._microbatches(self.scenes(step), step, tokenizer)
 
         def held_out() -> Iterator[Microbatch]:
-            scenes = TabletopText(
-                self.model.vision.resolution,
-                self.cameras,
-                self.seed + HELD_OUT_SEED,
-                standard=self.standard,
-            )
             for step in range(self.eval_batches):
-                yield from self._microbatches(scenes, step, tokenizer)
+                yield from self._microbatches(self.unseen(), step, tokenizer)
 
         def save(folder: Path) -> None:
             save_pretrained(model, tokenizer, folder)
 
         return Job(model, batch, save, held_out, result="paligemma")
 
-    def scenes(self, step: int) -> TabletopText:
+    def unseen(self) -> Scenes:
+        """A stream that training never draws from."""
+        return TabletopText(
+            self.model.vision.resolution,
+            self.cameras,
+            self.seed + HELD_OUT_SEED,
+            standard=self.standard,
+        )
+
+    def scenes(self, step: int) -> Scenes:
         """The stream that `step` draws from."""
         mixed = min(max((step - self.seeing) / max(self.ramp, 1), 0.0), 1.0)
         count = len(self.cameras) if step > self.seeing and step % 2 == 0 else 1
@@ -83,9 +93,7 @@ class TextConfig(RunConfig):
             standard=self.standard * mixed,
         )
 
-    def _microbatches(
-        self, scenes: TabletopText, step: int, tokenizer: Tokenizer
-    ) -> list[Microbatch]:
+    def _microbatches(self, scenes: Scenes, step: int, tokenizer: Tokenizer) -> list[Microbatch]:
         each = self.batch_size // self.accumulate
         indices = positions(step, self.batch_size)
         parts = [indices[k : k + each] for k in range(0, self.batch_size, each)]
