@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from backbone.paligemma import PaliGemma
+from backbone.siglip import SigLIP
 
 PATCH_SCALE = 0.5
 
@@ -20,19 +21,24 @@ def order_places(model: PaliGemma, first_loc: int, locs: int = 1024) -> None:
 
     first_loc: id of `<loc0000>`. Changes parameters in place; draws from the global generator.
     """
-    vision, table = model.config.vision, model.embedding.weight
-    grid = vision.resolution // vision.patch
+    order_patches(model.vision)
+    table = model.embedding.weight
     with torch.no_grad():
-        side = _sines(grid, vision.width // 2)
-        rows = side[:, None].expand(-1, grid, -1)
-        columns = side[None].expand(grid, -1, -1)
-        position = torch.cat([rows, columns], dim=-1).flatten(0, 1)
-        model.vision.embedding.position.copy_(PATCH_SCALE * position)
-
         width = table.shape[1]
         turn = torch.linalg.qr(torch.randn(width, width))[0]  # spread over all of the width
         codes = torch.nn.functional.pad(_sines(locs, width // 2), (0, width - width // 2))
         table[first_loc : first_loc + locs] = codes @ turn * (2 / math.sqrt(width))
+
+
+def order_patches(vision: SigLIP) -> None:
+    """The same for the patch positions of an image encoder alone."""
+    grid = vision.config.resolution // vision.config.patch
+    side = _sines(grid, vision.config.width // 2)
+    rows = side[:, None].expand(-1, grid, -1)
+    columns = side[None].expand(grid, -1, -1)
+    position = torch.cat([rows, columns], dim=-1).flatten(0, 1)
+    with torch.no_grad():
+        vision.embedding.position.copy_(PATCH_SCALE * position)
 
 
 def _sines(places: int, width: int) -> Tensor:

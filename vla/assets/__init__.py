@@ -5,3 +5,6 @@ from pathlib import Path
 
 PALIGEMMA_TABLETOP = Path(str(files(__name__))) / "paligemma_tabletop"
 """A small PaliGemma that sees and names what lies on the tabletop; README.md there is its card."""
+
+PALIGEMMA_TABLETOP_FINE = Path(str(files(__name__))) / "paligemma_tabletop_fine"
+"""One with finer patches, which tells shapes apart too: for crowded tables."""

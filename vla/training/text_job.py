@@ -5,18 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from backbone.initialise import order_places
 from backbone.paligemma import PaliGemma, PaliGemmaConfig
 from backbone.pretrained import save_pretrained
 from backbone.tokenizer import Tokenizer
+from backbone.weights import load_weights
 from vla.config import RunConfig
 from vla.data.tabletop_text import TabletopText
-from vla.data.text import collate_text
+from vla.data.text import TextExample, collate_text
 from vla.training.job import Job, Microbatch
 from vla.training.sampler import positions
+from vla.training.vision_job import WEIGHTS
 
 HELD_OUT_SEED = 1_000_000  # added to the seed: scenes that training never draws
+
+
+class Scenes(Protocol):
+    """An endless stream of examples; the i-th is always the same."""
+
+    def __getitem__(self, index: int, /) -> TextExample: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,15 +33,20 @@ class TextConfig(RunConfig):
     """A PaliGemma trained from nothing on tabletop scenes, with its own text loss.
 
     It learns to see first: for `seeing` steps, all of them "locate everything" in easy scenes with
-    one camera; then the share of the other tasks and of harder scenes grows over `ramp` steps.
+    one camera; then the share of the other tasks grows to 70 % and that of harder scenes to
+    `standard` over `ramp` steps.
     From there on, steps take turns between one camera and all of `cameras`, so that the model
     serves both a lone picture and a robot's set of them.
+
+    vision: folder of an image encoder to start from, as `VisionConfig` leaves it.
     """
 
     model: PaliGemmaConfig
     cameras: tuple[str, ...] = ("top", "wrist")
     seeing: int = 800
     ramp: int = 800
+    standard: float = 0.5
+    vision: Path | None = None
 
     def job(self) -> Job:
         tokenizer = Tokenizer.small()
@@ -43,23 +57,31 @@ class TextConfig(RunConfig):
             )
         model = PaliGemma(self.model)
         order_places(model, tokenizer.loc(0))
+        if self.vision is not None:
+            load_weights(model.vision, self.vision / WEIGHTS)
 
         def batch(step: int) -> list[Microbatch]:
             return self._microbatches(self.scenes(step), step, tokenizer)
 
         def held_out() -> Iterator[Microbatch]:
-            scenes = TabletopText(
-                self.model.vision.resolution, self.cameras, self.seed + HELD_OUT_SEED
-            )
             for step in range(self.eval_batches):
-                yield from self._microbatches(scenes, step, tokenizer)
+                yield from self._microbatches(self.unseen(), step, tokenizer)
 
         def save(folder: Path) -> None:
             save_pretrained(model, tokenizer, folder)
 
         return Job(model, batch, save, held_out, result="paligemma")
 
-    def scenes(self, step: int) -> TabletopText:
+    def unseen(self) -> Scenes:
+        """A stream that training never draws from."""
+        return TabletopText(
+            self.model.vision.resolution,
+            self.cameras,
+            self.seed + HELD_OUT_SEED,
+            standard=self.standard,
+        )
+
+    def scenes(self, step: int) -> Scenes:
         """The stream that `step` draws from."""
         mixed = min(max((step - self.seeing) / max(self.ramp, 1), 0.0), 1.0)
         count = len(self.cameras) if step > self.seeing and step % 2 == 0 else 1
@@ -68,12 +90,10 @@ class TextConfig(RunConfig):
             cameras=self.cameras[:count],
             seed=self.seed,
             locate=1 - 0.7 * mixed,
-            standard=0.5 * mixed,
+            standard=self.standard * mixed,
         )
 
-    def _microbatches(
-        self, scenes: TabletopText, step: int, tokenizer: Tokenizer
-    ) -> list[Microbatch]:
+    def _microbatches(self, scenes: Scenes, step: int, tokenizer: Tokenizer) -> list[Microbatch]:
         each = self.batch_size // self.accumulate
         indices = positions(step, self.batch_size)
         parts = [indices[k : k + each] for k in range(0, self.batch_size, each)]

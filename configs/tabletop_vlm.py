@@ -1,0 +1,38 @@
+"""A small PaliGemma that captions, answers, detects and segments on Tabletop-v0, from nothing.
+
+    vla train configs/tabletop_vision.py    # what lies where: the image encoder, three minutes
+    vla train configs/tabletop_vlm.py       # the mask codec first, a minute, then all tasks
+
+Two cores. Time and accuracy stand in docs/results.md.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from backbone.paligemma import PALIGEMMA_SMALL
+from vla.config import OptimConfig
+from vla.training.vlm_job import VLMConfig
+
+config = VLMConfig(
+    output_dir=Path("outputs/tabletop_vlm"),
+    model=replace(PALIGEMMA_SMALL, vision=replace(PALIGEMMA_SMALL.vision, patch=8)),
+    vision=Path("outputs/tabletop_vision/vision"),
+    steps=6000,
+    batch_size=32,
+    seeing=500,
+    ramp=500,
+    optim=OptimConfig(
+        lr=1e-3,
+        warmup=60,
+        end_lr=1e-5,
+        weight_decay=1e-4,
+        muon_lr=8e-3,
+        lr_factors=(("vision", 0.1),),
+    ),
+    ema=0.995,
+    ema_ramp=True,
+    workers=1,
+    log_every=50,
+    eval_every=500,
+    save_every=1000,
+)

@@ -1,0 +1,72 @@
+"""What lies where in random tabletop scenes: the places of things, and which things they are.
+
+What a small image encoder learns to see from before a language model reads it, as PaliGemma's
+SigLIP has learned from image-text pairs before its stage 1 (arXiv 2407.07726, section 3.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from envs.tabletop.render import drawing_order, render, view
+from envs.tabletop.scene import COLOURS, EASY, PLATE, SHAPES, STANDARD, sample_scene
+
+NAMES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in (*SHAPES, PLATE))
+
+
+@dataclass(frozen=True)
+class Places:
+    """Pictures and the things in them.
+
+    images: uint8 [B, 3, R, R]. row, y, x: int64 and two float32 [K], the picture that a thing's
+    centre is in and where, in [0, 1). name: int64 [K], index into `NAMES`.
+    """
+
+    images: Tensor
+    row: Tensor
+    y: Tensor
+    x: Tensor
+    name: Tensor
+
+    def to(self, device: torch.device | str) -> Places:
+        return Places(**{k: v.to(device, non_blocking=True) for k, v in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class TabletopPlaces:
+    """A stream of scenes of both levels; the i-th is a pure function of (seed, i)."""
+
+    image_size: int
+    cameras: tuple[str, ...] = ("top", "wrist")
+    seed: int = 0
+
+    def batch(self, indices: Sequence[int]) -> Places:
+        """Pictures of these scenes by all cameras. Where things are stacked, the upper counts."""
+        images, found = [], []
+        for i in indices:
+            rng = np.random.default_rng((self.seed, i))
+            scene = sample_scene(rng, STANDARD if rng.random() < 0.5 else EASY)
+            scene = scene.with_random_gripper(rng)
+            for camera in self.cameras:
+                left, top, span = view(scene, camera)
+                spots = {}
+                for k in drawing_order(scene):
+                    x, y = scene.position[k]
+                    x, y = (x - left) / span, (y - top) / span
+                    if 0 <= x < 1 and 0 <= y < 1:
+                        spots[round(y, 3), round(x, 3)] = NAMES.index(scene.items[k].name)
+                found += [(len(images), y, x, name) for (y, x), name in spots.items()]
+                images.append(render(scene, camera, self.image_size))
+        row, y, x, name = map(np.array, zip(*found, strict=True))
+        return Places(
+            images=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
+            row=torch.from_numpy(row),
+            y=torch.from_numpy(y).float(),
+            x=torch.from_numpy(x).float(),
+            name=torch.from_numpy(name),
+        )

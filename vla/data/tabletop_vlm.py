@@ -1,0 +1,127 @@
+"""All that a small PaliGemma is asked about random tabletop scenes: PaliGemma's own tasks.
+
+    locate everything                     red square<loc…><loc…> ; …         centres: y, x
+    detect red square ; blue plate        <loc…>×4 red square ; …            boxes
+    segment red square                    <loc…>×4<seg…>×16 red square       boxes and masks
+    answer en is there a red circle?      no
+    caption en                            a red square, a cyan circle and a blue plate
+
+Boxes are rounded to one of `BINS` equal parts of the side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from backbone import tasks
+from backbone.detections import Box, Detection, detection_answer
+from backbone.mask_codec import MaskCodec, cut
+from envs.tabletop.render import render
+from envs.tabletop.scene import EASY, PLATE, STANDARD, Scene, sample_scene
+from envs.tabletop.truth import boxes, masks
+from vla.data.tabletop_questions import ask
+from vla.data.text import TextExample
+
+BINS = 128
+MASK_SIZE = 288  # pixels of the picture that masks are cut from
+SHARES = {"locate": 0.15, "detect": 0.2, "segment": 0.15, "question": 0.4, "caption": 0.1}
+
+
+@dataclass(frozen=True)
+class TabletopVLM:
+    """A stream of examples of the top camera; the i-th is a pure function of (seed, i).
+
+    image_size: pixels. codec: turns masks into codes; None where no mask is asked for. easy: share
+    of scenes of the easier level. shares: of the tasks; they sum to 1.
+    """
+
+    image_size: int
+    codec: MaskCodec | None = None
+    seed: int = 0
+    easy: float = 0.1
+    shares: Mapping[str, float] = field(default_factory=lambda: SHARES)
+
+    def __getitem__(self, index: int) -> TextExample:
+        rng = np.random.default_rng((self.seed, index))
+        scene = sample_scene(rng, EASY if rng.random() < self.easy else STANDARD)
+        scene = scene.with_random_gripper(rng)
+        task = list(self.shares)[rng.choice(len(self.shares), p=list(self.shares.values()))]
+        match task:
+            case "locate":
+                prompt, answer = locate(scene, rng)
+            case "detect":
+                names = some_names(scene, rng, 4)
+                prompt, answer = tasks.detect(names), detection_answer(found(scene, names))
+            case "segment":
+                assert self.codec is not None, "segmentation needs a codec"
+                names = some_names(scene, rng, 2)
+                answer = detection_answer(found(scene, names, self.codec))
+                prompt = tasks.segment(names)
+            case "question":
+                question = ask(scene, rng)
+                prompt, answer = tasks.answer(question.text), question.answer
+            case "caption":
+                prompt, answer = tasks.caption(), caption(scene)
+            case _:
+                raise ValueError(f"unknown task {task!r}; known are {', '.join(SHARES)}")
+        return TextExample(render(scene, "top", self.image_size)[None], prompt, answer)
+
+
+def locate(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
+    """Each thing once, in random order; often by its colour alone where that is enough."""
+    colours = [item.colour for item in scene.items]
+    parts = []
+    for i in rng.permutation(len(scene.items)):
+        item, (x, y) = scene.items[i], scene.position[i]
+        short = colours.count(item.colour) == 1 and rng.random() < 0.5
+        place = "".join(f"<loc{_middle(at):04d}>" for at in (y, x))
+        parts.append(f"{item.colour if short else item.name}{place}")
+    return "locate everything", " ; ".join(parts)
+
+
+def some_names(scene: Scene, rng: np.random.Generator, most: int) -> list[str]:
+    """One to `most` things of the scene that can be seen, in random order."""
+    names = sorted(boxes(scene, "top"))
+    count = int(rng.integers(1, min(most, len(names)) + 1))
+    return rng.permutation(names)[:count].tolist()
+
+
+def found(scene: Scene, names: list[str], codec: MaskCodec | None = None) -> list[Detection]:
+    """The boxes of these things, with mask codes where there is a codec."""
+    whole = {name: rounded(box) for name, box in boxes(scene, "top").items()}
+    if codec is None:
+        return [Detection(name, whole[name]) for name in names]
+    seen = masks(scene, "top", MASK_SIZE)
+    empty = np.zeros((MASK_SIZE, MASK_SIZE), bool)
+    parts = np.stack([cut(seen.get(name, empty), whole[name]) for name in names])
+    with torch.no_grad():
+        codes = codec.encode(torch.from_numpy(parts)).tolist()
+    return [
+        Detection(name, whole[name], tuple(code)) for name, code in zip(names, codes, strict=True)
+    ]
+
+
+def caption(scene: Scene) -> str:
+    """Objects from left to right, then plates from left to right."""
+    order = sorted(
+        range(len(scene.items)),
+        key=lambda i: (scene.items[i].shape == PLATE, scene.position[i][0]),
+    )
+    *head, last = [f"a {scene.items[i].name}" for i in order]
+    return f"{', '.join(head)} and {last}" if head else last
+
+
+def rounded(box: tuple[float, float, float, float]) -> Box:
+    """A box (y0, x0, y1, x1) as answers tell it."""
+    y0, x0, y1, x1 = (_middle(at) / 1023 for at in box)
+    return Box(x0, y0, x1, y1)
+
+
+def _middle(coordinate: float) -> int:
+    """The `<loc>` in the middle of the part of the side that a coordinate in [0, 1] lies in."""
+    part = min(int(coordinate * BINS), BINS - 1)
+    return (2 * part + 1) * 1024 // (2 * BINS)

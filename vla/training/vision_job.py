@@ -1,0 +1,75 @@
+"""Teach a small image encoder what lies where, before a language model reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backbone.initialise import order_patches
+from backbone.siglip import SigLIP, SigLIPConfig
+from backbone.weights import save_weights
+from vla.config import RunConfig
+from vla.data.tabletop_places import NAMES, Places, TabletopPlaces
+from vla.training.job import Job, Microbatch
+from vla.training.sampler import positions
+
+HELD_OUT_SEED = 1_000_000  # added to the seed: scenes that training never draws
+WEIGHTS = "model.safetensors"
+
+
+class PlaceNames(nn.Module):
+    """An image encoder and a linear head that names what lies at a patch."""
+
+    def __init__(self, config: SigLIPConfig):
+        super().__init__()
+        self.vision = SigLIP(config)
+        self.head = nn.Linear(config.width, len(NAMES))
+
+    def logits(self, places: Places) -> Tensor:
+        """Of the name of every thing, from the patch that its centre is in: [K, names]."""
+        features = self.vision(places.images.to(self.head.weight.dtype) / 127.5 - 1)
+        side = self.vision.config.resolution // self.vision.config.patch
+        row, column = ((at * side).long().clamp(max=side - 1) for at in (places.y, places.x))
+        patch = row * side + column
+        return self.head(features[places.row, patch])
+
+    def forward(self, places: Places) -> Tensor:
+        """Mean cross-entropy over things, a scalar."""
+        return F.cross_entropy(self.logits(places), places.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionConfig(RunConfig):
+    """An image encoder trained from nothing on tabletop scenes; the result, a folder `vision`, is
+    what `TextConfig.vision` starts from. The head is left behind.
+    """
+
+    model: SigLIPConfig
+    cameras: tuple[str, ...] = ("top", "wrist")
+
+    def job(self) -> Job:
+        model = PlaceNames(self.model)
+        order_patches(model.vision)
+        scenes = TabletopPlaces(self.model.resolution, self.cameras, self.seed)
+        unseen = TabletopPlaces(self.model.resolution, self.cameras, self.seed + HELD_OUT_SEED)
+        each = self.batch_size // self.accumulate
+
+        def microbatches(source: TabletopPlaces, step: int) -> list[Microbatch]:
+            where = positions(step, self.batch_size)
+            parts = [where[k : k + each] for k in range(0, self.batch_size, each)]
+            return [Microbatch((source.batch(part),), each, part) for part in parts]
+
+        def held_out() -> Iterator[Microbatch]:
+            for step in range(self.eval_batches):
+                yield from microbatches(unseen, step)
+
+        return Job(
+            model,
+            batch=lambda step: microbatches(scenes, step),
+            save=lambda folder: save_weights(model.vision, folder / WEIGHTS),
+            held_out=held_out,
+            result="vision",
+        )
