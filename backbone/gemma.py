@@ -303,7 +303,9 @@ class TextEmbedding(nn.Module):
     def __init__(self, vocab: int, width: int, round_scale: bool = True):
         super().__init__()
         self.round_scale = round_scale
-        self.weight = nn.Parameter(torch.randn(vocab, width) / math.sqrt(width))
+        self.weight = nn.Parameter(torch.empty(vocab, width))
+        if not self.weight.is_meta:  # random numbers there make torch import for seconds
+            nn.init.normal_(self.weight, std=1 / math.sqrt(width))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens: int64 [B, T]. Returns float [B, T, D], scaled by √D (images are never scaled)."""
@@ -319,6 +321,6 @@ class TextEmbedding(nn.Module):
 
 def _initialise(module: nn.Module):
     """Truncated normal with variance 1/fan_in on every matrix, as big_vision's Gemma starts."""
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear) and not module.weight.is_meta:
         std = 1 / math.sqrt(module.in_features)
         nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)

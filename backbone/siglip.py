@@ -40,9 +40,11 @@ class PatchEmbedding(nn.Module):
         super().__init__()
         self.patch = config.patch
         fan_in = 3 * config.patch**2
-        self.weight = nn.Parameter(torch.randn(config.width, 3, config.patch, config.patch))
+        self.weight = nn.Parameter(
+            torch.empty(config.width, 3, config.patch, config.patch).normal_()
+        )
         self.bias = nn.Parameter(torch.zeros(config.width))
-        self.position = nn.Parameter(torch.randn(config.tokens, config.width))
+        self.position = nn.Parameter(torch.empty(config.tokens, config.width).normal_())
         with torch.no_grad():
             self.weight.mul_(1 / math.sqrt(fan_in))
             self.position.mul_(1 / math.sqrt(config.width))
