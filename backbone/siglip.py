@@ -40,14 +40,12 @@ class PatchEmbedding(nn.Module):
         super().__init__()
         self.patch = config.patch
         fan_in = 3 * config.patch**2
-        self.weight = nn.Parameter(
-            torch.empty(config.width, 3, config.patch, config.patch).normal_()
-        )
+        self.weight = nn.Parameter(torch.empty(config.width, 3, config.patch, config.patch))
         self.bias = nn.Parameter(torch.zeros(config.width))
-        self.position = nn.Parameter(torch.empty(config.tokens, config.width).normal_())
-        with torch.no_grad():
-            self.weight.mul_(1 / math.sqrt(fan_in))
-            self.position.mul_(1 / math.sqrt(config.width))
+        self.position = nn.Parameter(torch.empty(config.tokens, config.width))
+        if not self.weight.is_meta:  # random numbers there make torch import for seconds
+            nn.init.normal_(self.weight, std=1 / math.sqrt(fan_in))
+            nn.init.normal_(self.position, std=1 / math.sqrt(config.width))
 
     def forward(self, images: Tensor) -> Tensor:
         """images: float [B, 3, R, R]. Returns float32 or wider [B, patches, width], rows of patches
