@@ -15,6 +15,7 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from vla.serving.access import Gate
 from vla.serving.answers import Reply
@@ -53,10 +54,10 @@ class Settings:
     limits: Limits = Limits()
 
 
-def create_app(model: Model, settings: Settings) -> Starlette:
+def create_app(model: Model, settings: Settings) -> ASGIApp:
     """An ASGI application that answers with `model`. It runs while its lifespan does."""
     service = Service(model, settings)
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/v1/chat/completions", service.chat, methods=["POST"]),
             Route("/v1/completions", service.completion, methods=["POST"]),
@@ -67,18 +68,17 @@ def create_app(model: Model, settings: Settings) -> Starlette:
             Route("/metrics", service.metrics_page),
             Route("/", service.page),
         ],
-        middleware=[
-            Middleware(Observe, metrics=service.metrics, limits=settings.limits),
-            Middleware(Gate, key=settings.key),
-        ],
+        middleware=[Middleware(Gate, key=settings.key)],
         exception_handlers={
             Refused: _refused,
             ClientDisconnect: _gone,
             HTTPException: _no_route,
+            ModelFailed: _failed,
             Exception: _failed,
         },
         lifespan=service.lifespan,
     )
+    return Observe(app, service.metrics, settings.limits)
 
 
 class Service:
@@ -331,4 +331,6 @@ async def _no_route(request: Request, error: Exception) -> Response:
 async def _failed(request: Request, error: Exception) -> Response:
     id = request_id(request.scope)
     logger.error("%s failed", id, exc_info=error)
-    return refusal_response(_internal(id))
+    refused = _internal(id)
+    refused.headers["Connection"] = "close"  # as uvicorn does after a bug
+    return refusal_response(refused)

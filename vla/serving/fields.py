@@ -4,7 +4,6 @@ A field that is null counts as absent, as OpenAI's clients send it.
 """
 
 import difflib
-import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -69,12 +68,12 @@ class Fields:
         return value
 
     def number(self, name: str, least: float, most: float, default: float) -> float:
-        """A finite number in [least, most]."""
+        """A number in [least, most]; NaN is in no such range."""
         value = self.take(name)
         if value is None:
             return default
         right = isinstance(value, int | float) and not isinstance(value, bool)
-        if not right or not math.isfinite(value) or not least <= value <= most:
+        if not right or not least <= value <= most:
             raise self._wrong(name, f"a number from {least:g} to {most:g}", value)
         return float(value)
 
