@@ -22,6 +22,11 @@ class Engine:
         self._model, self._tokenizer = load_pretrained(folder)
         self._model.eval()
 
+    @property
+    def resolution(self) -> int:
+        """Side of the square that the model sees, in pixels."""
+        return self._model.config.vision.resolution
+
     def prepare(self, image: Image.Image) -> Any:
         config = self._model.config
         return prepare(image, config.vision.resolution, config.numerics.resize)
