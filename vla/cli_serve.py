@@ -37,7 +37,11 @@ def _add_vlm(kinds) -> None:
         help="holds the key that requests must carry (also VLA_API_KEY); needed beyond localhost",
     )
     parser.add_argument("--device", default="cpu", help="such as cuda (default: cpu)")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="of the weights (default: float32 on a CPU, bfloat16 elsewhere)",
+    )
     parser.add_argument("--max-batch", type=_positive, default=16, metavar="N", help="side by side")
     parser.add_argument(
         "--max-wait",
@@ -76,6 +80,7 @@ def _run_vlm(args: argparse.Namespace) -> None:
 
     from dataclasses import replace
 
+    from backbone.vlm import VLM
     from vla.serving.app import Settings, create_app
     from vla.serving.engine import Engine
     from vla.serving.limits import Limits
@@ -92,7 +97,9 @@ def _run_vlm(args: argparse.Namespace) -> None:
         limits=limits,
     )
     with bind(args.host, args.port) as listener:
-        app = create_app(Engine(args.model), settings)
+        dtype = args.dtype or ("float32" if args.device == "cpu" else "bfloat16")
+        vlm = VLM.from_pretrained(args.model, device=args.device, dtype=dtype)
+        app = create_app(Engine(vlm), settings)
         host = f"[{args.host}]" if ":" in args.host else args.host
         print(f"{settings.name} at http://{host}:{listener.getsockname()[1]}/", flush=True)
         run(app, listener, limits)

@@ -1,35 +1,35 @@
-"""The model behind the server: a PaliGemma, its tokenizer and its mask codec."""
+"""The model behind the server: a `VLM`, asked about pictures and prompts of all lengths at once."""
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from torch import Tensor
 
 from backbone.detections import Detection
+from backbone.generate import stream
 from backbone.image import prepare
-from backbone.kv_cache import KVCache
-from backbone.pretrained import load_pretrained
+from backbone.paligemma import TextBatch
+from backbone.sampling import keep_nucleus
+from backbone.vlm import VLM
 from vla.serving.model import Ask, Token
 
 
 class Engine:
     """A `vla.serving.model.Model`."""
 
-    def __init__(self, folder: Path):
-        self._model, self._tokenizer = load_pretrained(folder)
-        self._model.eval()
+    def __init__(self, vlm: VLM):
+        self._model, self._tokenizer = vlm.model, vlm.tokenizer
+        self._device = next(vlm.model.parameters()).device
 
     @property
     def resolution(self) -> int:
         """Side of the square that the model sees, in pixels."""
         return self._model.config.vision.resolution
 
-    def prepare(self, image: Image.Image) -> Any:
-        config = self._model.config
-        return prepare(image, config.vision.resolution, config.numerics.resize)
+    def prepare(self, image: np.ndarray) -> Any:
+        return prepare(image, self.resolution, self._model.config.numerics.resize)
 
     def prompt_tokens(self, ask: Ask) -> int:
         pictures = len(ask.images) * self._model.config.vision.tokens
@@ -40,89 +40,92 @@ class Engine:
 
     def piece(self, id: int) -> bytes:
         piece = self._tokenizer.piece(id)
-        if piece.startswith("<0x") and piece.endswith(">"):
-            return bytes([int(piece[3:-1], 16)])
+        if piece.startswith("<0x"):  # a byte of a character that has no piece of its own
+            return bytes([int(piece[3:5], 16)])
         return piece.replace("▁", " ").encode()
 
     def masks(self, found: Sequence[Detection]) -> list[np.ndarray | None]:
         return [None for _ in found]
 
-    @torch.inference_mode()
     def decode(
         self, asks: Sequence[Ask], wanted: Callable[[int], bool]
     ) -> Iterator[Sequence[Token | None]]:
-        tokenizer, size = self._tokenizer, self._model.config.vision.resolution
-        prompts = [tokenizer.prefix(ask.prompt) for ask in asks]
+        choices = _Choices(asks, wanted, self._tokenizer.eos)
+        most = max(ask.max_tokens for ask in asks)
+        for _ in stream(self._model, self._batch(asks), most, choices.choose, check_every=1):
+            yield choices.row
+        yield [None] * len(asks)
+
+    def _batch(self, asks: Sequence[Ask]) -> TextBatch:
+        """Prompts side by side, padded at their ends; absent pictures are not valid."""
+        prompts = [self._tokenizer.prefix(ask.prompt) for ask in asks]
+        rows, length = len(asks), max(map(len, prompts))
         pictures = max(1, max(len(ask.images) for ask in asks))
-        length = max(map(len, prompts))
-        images = torch.zeros(len(asks), pictures, 3, size, size, dtype=torch.uint8)
-        image_valid = torch.zeros(len(asks), pictures, dtype=torch.bool)
-        tokens = torch.zeros(len(asks), length, dtype=torch.int64)
-        valid = torch.zeros(len(asks), length, dtype=torch.bool)
+        size = self.resolution
+        kinds = {image.dtype for ask in asks for image in ask.images} or {np.dtype(np.uint8)}
+        images = np.zeros((rows, pictures, 3, size, size), kinds.pop())
+        image_valid = np.zeros((rows, pictures), bool)
+        tokens = np.full((rows, length), self._tokenizer.pad, np.int64)
+        token_valid = np.zeros((rows, length), bool)
         for i, (ask, prompt) in enumerate(zip(asks, prompts, strict=True)):
             for n, image in enumerate(ask.images):
-                images[i, n] = torch.from_numpy(image).permute(2, 0, 1)
-                image_valid[i, n] = True
-            tokens[i, : len(prompt)] = torch.tensor(prompt)
-            valid[i, : len(prompt)] = True
-        hidden, cache = self._model.prefill(images, image_valid, tokens, valid)
-        assert hidden is not None
-        rows = list(range(len(asks)))
-        last = valid.sum(1) - 1 - length
-        logits = self._model.embedding.logits(hidden[torch.arange(len(asks)), last])
-        generators = [_generator(ask) for ask in asks]
-        made = [0] * len(asks)
-        ended: set[int] = set()
-        while True:
-            step: list[Token | None] = [None] * len(asks)
-            following = torch.zeros(len(rows), dtype=torch.int64)
-            for place, i in enumerate(rows):
-                if i in ended or not wanted(i) or made[i] == asks[i].max_tokens:
-                    ended.add(i)
-                    continue
-                token = _choose(logits[place], asks[i], generators[i])
-                if token.id == tokenizer.eos:
-                    ended.add(i)
-                    continue
-                made[i] += 1
-                step[i] = token
-                following[place] = token.id
-            yield step
-            if len(ended) == len(asks):
-                return
-            keep = [place for place, i in enumerate(rows) if i not in ended]
-            if len(keep) < len(rows):
-                rows = [rows[place] for place in keep]
-                index = torch.tensor(keep)
-                cache, following = _rows(cache, index), following[index]
-            logits, cache = self._model.decode(following[:, None], cache)
-            logits = logits[:, -1]
+                images[i, n] = image.transpose(2, 0, 1)
+            image_valid[i, : len(ask.images)] = True
+            tokens[i, : len(prompt)] = prompt
+            token_valid[i, : len(prompt)] = True
+        arrays = (images, image_valid, tokens, token_valid, np.zeros_like(token_valid))
+        return TextBatch(*map(torch.from_numpy, arrays)).to(self._device)
 
 
-def _generator(ask: Ask) -> torch.Generator:
+class _Choices:
+    """Chooses each row's next token as its ask says. row: what the last step chose."""
+
+    def __init__(self, asks: Sequence[Ask], wanted: Callable[[int], bool], eos: int):
+        self._asks, self._wanted, self._eos = asks, wanted, eos
+        self._generators = [_generator(ask.seed) for ask in asks]
+        self._going = [True] * len(asks)
+        self._steps = 0
+        self.row: list[Token | None] = [None] * len(asks)
+
+    def choose(self, logits: Tensor) -> Tensor:
+        """float32 [B, vocab] → int64 [B]; EOS for answers that have ended for whatever reason."""
+        likeliest = logits.argmax(-1).tolist()
+        ids = [self._eos] * len(self._asks)
+        self.row = [None] * len(self._asks)
+        for i, ask in enumerate(self._asks):
+            if not (self._going[i] and self._steps < ask.max_tokens and self._wanted(i)):
+                self._going[i] = False
+                continue
+            drawn = ask.temperature > 0
+            id = _draw(logits[i], ask, self._generators[i]) if drawn else likeliest[i]
+            if id == self._eos:
+                self._going[i] = False
+            else:
+                ids[i], self.row[i] = id, _token(id, logits[i], ask.alternatives)
+        self._steps += 1
+        return torch.tensor(ids, device=logits.device)
+
+
+def _generator(seed: int | None) -> torch.Generator:
+    """On the CPU, so that a seed draws the same on every device and in every batch."""
     generator = torch.Generator()
-    if ask.seed is None:
+    if seed is None:
         generator.seed()
     else:
-        generator.manual_seed(ask.seed)
+        generator.manual_seed(seed)
     return generator
 
 
-def _choose(logits: torch.Tensor, ask: Ask, generator: torch.Generator) -> Token:
-    if ask.temperature == 0:
-        id = int(logits.argmax())
-    else:
-        shares, order = torch.softmax(logits.float() / ask.temperature, -1).sort(descending=True)
-        shares[(shares.cumsum(-1) - shares) >= ask.top_p] = 0
-        id = int(order[torch.multinomial(shares, 1, generator=generator)])
-    if ask.alternatives is None:
+def _draw(logits: Tensor, ask: Ask, generator: torch.Generator) -> int:
+    """logits: float32 [vocab]."""
+    logits = keep_nucleus(logits[None].cpu() / ask.temperature, ask.top_p)
+    return int(torch.multinomial(logits.softmax(-1), 1, generator=generator))
+
+
+def _token(id: int, logits: Tensor, alternatives: int | None) -> Token:
+    if alternatives is None:
         return Token(id)
-    logprobs = torch.log_softmax(logits.float(), -1)
-    top = logprobs.topk(ask.alternatives)
+    logprobs = logits.log_softmax(-1)
+    top = logprobs.topk(alternatives)
     likeliest = tuple(zip(top.indices.tolist(), top.values.tolist(), strict=True))
     return Token(id, float(logprobs[id]), likeliest)
-
-
-def _rows(cache: KVCache, rows: torch.Tensor) -> KVCache:
-    k, v = tuple(x[rows] for x in cache.k), tuple(x[rows] for x in cache.v)
-    return KVCache(k, v, cache.block[rows], cache.valid[rows])

@@ -79,9 +79,9 @@ def _question(model: Model, rng: np.random.Generator, i: int, image_size: int) -
     scene = sample_scene(rng, STANDARD if i % 2 else EASY)
     names = sorted({f"{item.colour} {item.shape}" for item in scene.items})
     prompt = PROMPTS[i % len(PROMPTS)].format(*rng.permutation(names)[:2])
-    pixels = Image.fromarray(render(scene, "top", image_size))
+    pixels = render(scene, "top", image_size)
     file = io.BytesIO()
-    pixels.save(file, "PNG")
+    Image.fromarray(pixels).save(file, "PNG")
     ask = Ask(prompt, (model.prepare(pixels),), MAX_TOKENS)
     ids = [row[0].id for row in model.decode([ask], lambda _: True) if row[0] is not None]
     return Question(prompt, file.getvalue(), model.text(ids))
@@ -170,9 +170,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--max-batch", type=int, default=16)
     args = parser.parse_args(arguments)
 
+    from backbone.vlm import VLM
     from vla.serving.engine import Engine
 
-    engine = Engine(args.model)
+    engine = Engine(VLM.from_pretrained(args.model, dtype="float32"))
     start = time.perf_counter()
     asked = questions(engine, args.scenes, engine.resolution)
     alone = len(asked) / (time.perf_counter() - start)

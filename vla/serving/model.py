@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
 
 from backbone.detections import Detection
 
@@ -44,8 +43,8 @@ class Model(Protocol):
     `decode` is called from one thread only, and never twice at a time; the others from any.
     """
 
-    def prepare(self, image: Image.Image) -> Any:
-        """An RGB picture of any size as `decode` takes it, no larger than the model needs."""
+    def prepare(self, image: np.ndarray) -> Any:
+        """A picture, uint8 RGB [H, W, 3], as `decode` takes it, no larger than the model needs."""
         ...
 
     def decode(

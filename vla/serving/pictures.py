@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from vla.serving.fields import short
@@ -45,16 +46,16 @@ def data_bytes(link: Link) -> bytes:
         ) from error
 
 
-def read_picture(data: bytes, path: str, prepare: Callable[[Image.Image], Any]) -> Picture:
+def read_picture(data: bytes, path: str, prepare: Callable[[np.ndarray], Any]) -> Picture:
     """Opens a picture. Raises `Refused` (400) for bytes that are not one that we open."""
     try:
         image = _open(data)
     except ValueError as error:
         raise Refused(f"{path}: {error}", path, "invalid_image") from error
-    return Picture(prepare(image), (image.height, image.width))
+    return Picture(prepare(image), image.shape[:2])
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes) -> np.ndarray:
     try:
         image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP", "GIF"))
         if image.width * image.height > 2**24:
@@ -62,4 +63,4 @@ def _open(data: bytes) -> Image.Image:
         image.load()
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"not a picture that can be opened ({error})") from error
-    return ImageOps.exif_transpose(image).convert("RGB")
+    return np.array(ImageOps.exif_transpose(image).convert("RGB"))

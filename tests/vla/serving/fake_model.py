@@ -4,7 +4,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from PIL import Image
 
 from backbone.detections import Detection
 from vla.serving.model import Ask, Token
@@ -27,8 +26,8 @@ class FakeModel:
         self.batches: list[list[str]] = []
         self.steps = 0
 
-    def prepare(self, image: Image.Image) -> int:
-        return int(np.asarray(image).sum())
+    def prepare(self, image: np.ndarray) -> int:
+        return int(image.sum())
 
     def decode(
         self, asks: Sequence[Ask], wanted: Callable[[int], bool]
@@ -37,17 +36,15 @@ class FakeModel:
         if any("explode" in ask.prompt for ask in asks):
             raise ArithmeticError("secret detail of the model")
         answers = [answer_to(a.prompt, a.images).encode()[: a.max_tokens] for a in asks]
-        step, live = 0, set(range(len(asks)))
+        rows = range(len(asks))
+        step, live = 0, set(rows)
         while live:
             if self.gate is not None:
                 self.gate.wait()
             self.steps += 1
             live = {i for i in live if wanted(i) and step < len(answers[i])}
-            yield [self._token(answers[i][step], asks[i]) if i in live else None for i in self._all(asks)]
+            yield [self._token(answers[i][step], asks[i]) if i in live else None for i in rows]
             step += 1
-
-    def _all(self, asks: Sequence[Ask]) -> range:
-        return range(len(asks))
 
     def _token(self, byte: int, ask: Ask) -> Token:
         if ask.alternatives is None:

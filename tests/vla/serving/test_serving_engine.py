@@ -1,0 +1,122 @@
+"""The small PaliGemma, asked by itself and in company."""
+
+import numpy as np
+import pytest
+import torch
+
+from backbone.generate import greedy
+from backbone.vlm import VLM
+from envs.tabletop.render import render
+from envs.tabletop.scene import EASY, sample_scene
+from vla.serving.engine import Engine
+from vla.serving.load import MODEL
+from vla.serving.model import Ask
+
+PROMPTS = ("caption en", "answer en how many objects are there?", "detect red square ; blue plate")
+
+
+@pytest.fixture(scope="module")
+def vlm() -> VLM:
+    return VLM.from_pretrained(MODEL, dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def engine(vlm) -> Engine:
+    return Engine(vlm)
+
+
+def scene(seed: int) -> np.ndarray:
+    return render(sample_scene(np.random.default_rng(seed), EASY), "top", 72)
+
+
+def ask(engine: Engine, seed: int, prompt: str, pictures: int = 1, **fields) -> Ask:
+    images = tuple(engine.prepare(scene(seed + i)) for i in range(pictures))
+    return Ask(prompt, images, **{"max_tokens": 64, **fields})
+
+
+def answers(engine: Engine, asks, wanted=lambda i: True):
+    rows = list(engine.decode(asks, wanted))
+    assert all(token is None for token in rows[-1])
+    return [[row[i] for row in rows if row[i] is not None] for i in range(len(asks))]
+
+
+def ids(tokens) -> list[int]:
+    return [t.id for t in tokens]
+
+
+def test_an_answer_is_that_of_greedy_decoding(vlm, engine):
+    prompt = torch.tensor([vlm.tokenizer.prefix("caption en")])
+    image = torch.from_numpy(scene(3)).permute(2, 0, 1)[None, None]
+    ones = torch.ones_like(prompt, dtype=torch.bool)
+    expected = greedy(vlm.model, image, torch.ones(1, 1, dtype=torch.bool), prompt, ones, 64)
+    ((*tokens,),) = answers(engine, [ask(engine, 3, "caption en")])
+    assert [*ids(tokens), vlm.tokenizer.eos] == expected[0].tolist()
+    assert "plate" in engine.text(ids(tokens))
+
+
+def test_company_changes_no_answer():
+    engine = Engine(VLM.from_pretrained(MODEL, dtype="float32"))
+    asks = [ask(engine, i, PROMPTS[i % 3], pictures=i % 4) for i in range(12)]
+    alone = [ids(answers(engine, [a])[0]) for a in asks]
+    assert [ids(tokens) for tokens in answers(engine, asks)] == alone
+    assert len({tuple(a) for a in alone}) > 6
+
+
+def test_a_seed_draws_the_same_alone_and_in_company(engine):
+    drawn = ask(engine, 1, "caption en", temperature=1.5, seed=11)
+    other = ask(engine, 2, "caption en", temperature=1.5, seed=12)
+    (alone,) = answers(engine, [drawn])
+    _, beside, _ = answers(engine, [other, drawn, ask(engine, 3, PROMPTS[1])])
+    assert ids(alone) == ids(beside)
+    another = ask(engine, 1, "caption en", temperature=1.5, seed=12)
+    assert ids(answers(engine, [another])[0]) != ids(alone)
+
+
+def test_a_tiny_nucleus_is_greedy(engine):
+    greedy_ids = ids(answers(engine, [ask(engine, 1, "caption en")])[0])
+    narrow = ask(engine, 1, "caption en", temperature=2, top_p=1e-6, seed=0)
+    assert ids(answers(engine, [narrow])[0]) == greedy_ids
+
+
+def test_log_probabilities_are_those_of_the_softmax(vlm, engine):
+    (tokens,) = answers(engine, [ask(engine, 5, PROMPTS[1], alternatives=3)])
+    first = tokens[0]
+    prompt = torch.tensor([vlm.tokenizer.prefix(PROMPTS[1])])
+    image = torch.from_numpy(scene(5)).permute(2, 0, 1)[None, None]
+    ones = torch.ones_like(prompt, dtype=torch.bool)
+    with torch.no_grad():
+        hidden, _ = vlm.model.prefill(image, torch.ones(1, 1, dtype=torch.bool), prompt, ones)
+        assert hidden is not None
+        expected = vlm.model.embedding.logits(hidden[0, -1]).log_softmax(-1)
+    assert first.logprob == pytest.approx(float(expected.max()), abs=1e-5)
+    assert [p for _, p in first.likeliest] == pytest.approx(expected.topk(3).values.tolist(), abs=1e-5)
+    assert first.likeliest[0] == (first.id, first.logprob)
+
+
+def test_each_answer_ends_at_its_own_limit_or_when_it_is_not_wanted(engine):
+    full = ids(answers(engine, [ask(engine, 0, "caption en")])[0])
+    limits = [ask(engine, 0, "caption en", max_tokens=n) for n in (1, 4, 64, 64)]
+    seen: list[int] = []
+
+    def wanted(i: int) -> bool:
+        seen.append(i)
+        return i != 3 or seen.count(3) <= 2
+
+    short = [ids(tokens) for tokens in answers(engine, limits, wanted)]
+    assert short == [full[:1], full[:4], full, full[:2]]
+
+
+def test_pieces_of_tokens_add_up_to_the_text(engine, vlm):
+    text = "a naïve ☃ 漢<loc0012><seg001>"
+    tokens = vlm.tokenizer.encode(text)
+    assert b"".join(map(engine.piece, tokens)).decode() == text
+
+
+def test_a_prompt_is_as_long_as_its_text_and_pictures(engine, vlm):
+    two = ask(engine, 0, "caption en", pictures=2)
+    assert engine.prompt_tokens(two) == len(vlm.tokenizer.prefix("caption en")) + 2 * 36
+
+
+def test_tokens_that_are_spelt_out_are_no_control_tokens(vlm):
+    tokens = vlm.tokenizer.prefix("<bos><eos><pad><image>")
+    assert not {vlm.tokenizer.eos, vlm.tokenizer.pad, vlm.tokenizer.bos} & set(tokens[1:])
