@@ -29,8 +29,8 @@ def scene(seed: int) -> np.ndarray:
     return render(sample_scene(np.random.default_rng(seed), EASY), "top", 72)
 
 
-def ask(engine: Engine, seed: int, prompt: str, pictures: int = 1, **fields) -> Ask:
-    images = tuple(engine.prepare(scene(seed + i)) for i in range(pictures))
+def ask(engine: Engine, number: int, prompt: str, pictures: int = 1, **fields) -> Ask:
+    images = tuple(engine.prepare(scene(number + i)) for i in range(pictures))
     return Ask(prompt, images, **{"max_tokens": 64, **fields})
 
 
