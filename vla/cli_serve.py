@@ -42,6 +42,12 @@ def _add_vlm(kinds) -> None:
         choices=("float32", "bfloat16"),
         help="of the weights (default: float32 on a CPU, bfloat16 elsewhere)",
     )
+    parser.add_argument(
+        "--mask-codec",
+        type=Path,
+        metavar="FILE",
+        help="big_vision's vae-oid.npz, which draws masks from a model's <seg> tokens",
+    )
     parser.add_argument("--max-batch", type=_positive, default=16, metavar="N", help="side by side")
     parser.add_argument(
         "--max-wait",
@@ -80,6 +86,7 @@ def _run_vlm(args: argparse.Namespace) -> None:
 
     from dataclasses import replace
 
+    from backbone.mask_codec import load_vae_oid
     from backbone.vlm import VLM
     from vla.serving.app import Settings, create_app
     from vla.serving.engine import Engine
@@ -99,6 +106,7 @@ def _run_vlm(args: argparse.Namespace) -> None:
     with bind(args.host, args.port) as listener:
         dtype = args.dtype or ("float32" if args.device == "cpu" else "bfloat16")
         vlm = VLM.from_pretrained(args.model, device=args.device, dtype=dtype)
+        vlm.codec = vlm.codec if args.mask_codec is None else load_vae_oid(args.mask_codec)
         app = create_app(Engine(vlm), settings)
         host = f"[{args.host}]" if ":" in args.host else args.host
         print(f"{settings.name} at http://{host}:{listener.getsockname()[1]}/", flush=True)

@@ -10,7 +10,8 @@ from torch import Tensor
 from backbone.detections import Detection
 from backbone.generate import stream
 from backbone.image import prepare
-from backbone.paligemma import TextBatch
+from backbone.numerics import Resize
+from backbone.prompts import Prompt, batch_prompts
 from backbone.sampling import keep_nucleus
 from backbone.vlm import VLM
 from vla.serving.model import Ask, Token
@@ -20,8 +21,10 @@ class Engine:
     """A `vla.serving.model.Model`."""
 
     def __init__(self, vlm: VLM):
-        self._model, self._tokenizer = vlm.model, vlm.tokenizer
-        self._device = next(vlm.model.parameters()).device
+        self._vlm, self._model, self._tokenizer = vlm, vlm.model, vlm.tokenizer
+        self._resize: Resize = vlm.model.config.numerics.resize
+        known = torch.arange(vlm.model.config.vocab, device=vlm.device) < self._tokenizer.vocab_size
+        self._known = None if known.all() else known  # Hugging Face's table has rows to spare
 
     @property
     def resolution(self) -> int:
@@ -29,7 +32,10 @@ class Engine:
         return self._model.config.vision.resolution
 
     def prepare(self, image: np.ndarray) -> Any:
-        return prepare(image, self.resolution, self._model.config.numerics.resize)
+        """The model's square, which `batch_prompts` leaves as it is; the picture itself where that
+        square is not of uint8."""
+        square = prepare(image, self.resolution, self._resize)
+        return square if square.dtype == np.uint8 else image
 
     def prompt_tokens(self, ask: Ask) -> int:
         pictures = len(ask.images) * self._model.config.vision.tokens
@@ -44,37 +50,34 @@ class Engine:
             return bytes([int(piece[3:5], 16)])
         return piece.replace("▁", " ").encode()
 
+    @torch.no_grad()
     def masks(self, found: Sequence[Detection]) -> list[np.ndarray | None]:
-        return [None for _ in found]
+        """All None where the VLM has no mask codec."""
+        codec, drawn = self._vlm.codec, [item.codes for item in found if item.codes is not None]
+        if codec is None or not drawn:
+            return [None for _ in found]
+        codes = torch.tensor(drawn, device=codec.codebook.device)
+        grey = (codec.decode(codes) * 255).round().to(torch.uint8).cpu().numpy()
+        masks = iter(grey)
+        return [None if item.codes is None else next(masks) for item in found]
 
     def decode(
         self, asks: Sequence[Ask], wanted: Callable[[int], bool]
     ) -> Iterator[Sequence[Token | None]]:
         choices = _Choices(asks, wanted, self._tokenizer.eos)
+        prompts = [Prompt(ask.images, ask.prompt) for ask in asks]
+        batch = batch_prompts(prompts, self._tokenizer, self.resolution, self._resize)
         most = max(ask.max_tokens for ask in asks)
-        for _ in stream(self._model, self._batch(asks), most, choices.choose, check_every=1):
+        for _ in stream(
+            self._model,
+            batch.to(self._vlm.device),
+            most,
+            choices.choose,
+            allowed=self._known,
+            check_every=1,
+        ):
             yield choices.row
         yield [None] * len(asks)
-
-    def _batch(self, asks: Sequence[Ask]) -> TextBatch:
-        """Prompts side by side, padded at their ends; absent pictures are not valid."""
-        prompts = [self._tokenizer.prefix(ask.prompt) for ask in asks]
-        rows, length = len(asks), max(map(len, prompts))
-        pictures = max(1, max(len(ask.images) for ask in asks))
-        size = self.resolution
-        kinds = {image.dtype for ask in asks for image in ask.images} or {np.dtype(np.uint8)}
-        images = np.zeros((rows, pictures, 3, size, size), kinds.pop())
-        image_valid = np.zeros((rows, pictures), bool)
-        tokens = np.full((rows, length), self._tokenizer.pad, np.int64)
-        token_valid = np.zeros((rows, length), bool)
-        for i, (ask, prompt) in enumerate(zip(asks, prompts, strict=True)):
-            for n, image in enumerate(ask.images):
-                images[i, n] = image.transpose(2, 0, 1)
-            image_valid[i, : len(ask.images)] = True
-            tokens[i, : len(prompt)] = prompt
-            token_valid[i, : len(prompt)] = True
-        arrays = (images, image_valid, tokens, token_valid, np.zeros_like(token_valid))
-        return TextBatch(*map(torch.from_numpy, arrays)).to(self._device)
 
 
 class _Choices:

@@ -22,7 +22,8 @@ def findings(text: str, sizes: Sequence[tuple[int, int]], masks: Masks) -> dict[
         image_sizes: [width, height] of each picture, as it was looked at (upright).
         detections: name; box, [x0, y0, x1, y1] as shares of the picture's sides; box_pixels, the
             same in pixels, null unless there was one picture; mask, a PNG as data URI, 64 × 64
-            grey, to be stretched over the box (above 127 is inside), or null.
+            grey, to be stretched over the box (above 127 is inside), or null; codes, the mask's 16
+            codes, or null.
         dropped: what looked like a detection but was not well-formed, in words.
     """
     parsed = parse_detections(text) if "<loc" in text else None
@@ -45,6 +46,7 @@ def _detection(
         "name": item.name,
         "box": [round(v, 6) for v in (box.x0, box.y0, box.x1, box.y1)],
         "box_pixels": pixels,
+        "codes": None if item.codes is None else list(item.codes),
         "mask": None if mask is None else data_uri(mask),
     }
 

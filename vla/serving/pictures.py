@@ -2,13 +2,13 @@
 
 import base64
 import binascii
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+
+from backbone.picture_file import open_picture
 
 from vla.serving.fields import short
 from vla.serving.protocol import Link
@@ -49,18 +49,7 @@ def data_bytes(link: Link) -> bytes:
 def read_picture(data: bytes, path: str, prepare: Callable[[np.ndarray], Any]) -> Picture:
     """Opens a picture. Raises `Refused` (400) for bytes that are not one that we open."""
     try:
-        image = _open(data)
+        image = open_picture(data, name="the picture")
     except ValueError as error:
         raise Refused(f"{path}: {error}", path, "invalid_image") from error
     return Picture(prepare(image), image.shape[:2])
-
-
-def _open(data: bytes) -> np.ndarray:
-    try:
-        image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP", "GIF"))
-        if image.width * image.height > 2**24:
-            raise ValueError(f"{image.width} × {image.height} pixels are too many")
-        image.load()
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"not a picture that can be opened ({error})") from error
-    return np.array(ImageOps.exif_transpose(image).convert("RGB"))

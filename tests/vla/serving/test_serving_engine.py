@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from backbone.detections import Box, Detection
 from backbone.generate import greedy
+from backbone.mask_codec import SMALL_MASK_CODEC, MaskCodec
 from backbone.vlm import VLM
 from envs.tabletop.render import render
 from envs.tabletop.scene import EASY, sample_scene
 from vla.serving.engine import Engine
+from vla.serving.findings import findings
 from vla.serving.load import MODEL
 from vla.serving.model import Ask
 
@@ -110,6 +113,33 @@ def test_pieces_of_tokens_add_up_to_the_text(engine, vlm):
     text = "a naïve ☃ 漢<loc0012><seg001>"
     tokens = vlm.tokenizer.encode(text)
     assert b"".join(map(engine.piece, tokens)).decode() == text
+
+
+def test_masks_are_the_codecs_and_only_where_there_are_codes(vlm):
+    torch.manual_seed(0)
+    codec = MaskCodec(SMALL_MASK_CODEC)
+    box, codes = Box(0, 0, 1, 1), (tuple(range(16)), tuple(range(100, 116)))
+    found = [Detection("a", box, codes[0]), Detection("b", box), Detection("c", box, codes[1])]
+    first, none, last = Engine(VLM(vlm.model, vlm.tokenizer, codec)).masks(found)
+    with torch.no_grad():
+        expected = codec.decode(torch.tensor(codes)).numpy()
+    assert none is None
+    assert first is not None
+    assert last is not None
+    np.testing.assert_allclose(np.stack([first, last]) / 255, expected, atol=0.5 / 255 + 1e-6)
+    assert Engine(VLM(vlm.model, vlm.tokenizer)).masks(found) == [None] * 3
+
+
+def test_detections_are_the_vlms_own(vlm, engine):
+    names = ["red square", "blue plate"]
+    (tokens,) = answers(engine, [ask(engine, 8, "detect red square ; blue plate")])
+    expected = vlm.detect(scene(8), names)
+    text = engine.text(ids(tokens))
+    assert text == expected.text
+    found = findings(text, [(72, 72)], engine.masks)["detections"]
+    assert [d["name"] for d in found] == [t.name for t in expected.things] == names
+    for mine, thing in zip(found, expected.things, strict=True):
+        assert mine["box_pixels"] == pytest.approx(thing.box, abs=0.01)
 
 
 def test_a_prompt_is_as_long_as_its_text_and_pictures(engine, vlm):
