@@ -109,5 +109,5 @@ def _run_vlm(args: argparse.Namespace) -> None:
         vlm.codec = vlm.codec if args.mask_codec is None else load_vae_oid(args.mask_codec)
         app = create_app(Engine(vlm), settings)
         host = f"[{args.host}]" if ":" in args.host else args.host
-        print(f"{settings.name} at http://{host}:{listener.getsockname()[1]}/", flush=True)
-        run(app, listener, limits)
+        url = f"http://{host}:{listener.getsockname()[1]}/"
+        run(app, listener, limits, f"{settings.name} at {url}")

@@ -81,9 +81,7 @@ class Gate:
         if self._digest is None and not is_loopback(_name(host)):
             return Refused("this server answers to localhost only", code="wrong_host", status=403)
         if origin and origin.partition("://")[2] != host:
-            return Refused(
-                "pages of other origins may not ask", code="cross_origin", status=403
-            )
+            return Refused("pages of other origins may not ask", code="cross_origin", status=403)
         if self._digest is None or scope["path"] in OPEN_PATHS:
             return None
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")

@@ -57,7 +57,9 @@ class Reply:
         self, chunk: bool, choices: list[dict[str, Any]], usage: dict[str, int] | None = None
     ) -> dict[str, Any]:
         chat = self.question.chat
-        kind = ("chat.completion.chunk" if chunk else "chat.completion") if chat else "text_completion"
+        kind = (
+            ("chat.completion.chunk" if chunk else "chat.completion") if chat else "text_completion"
+        )
         frame = {
             "id": f"{'chatcmpl' if chat else 'cmpl'}-{self.id}",
             "object": kind,

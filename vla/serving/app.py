@@ -6,7 +6,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -51,7 +52,7 @@ class Settings:
     remote: Remote | None = None
     max_batch: int = 16
     patience: float = 0.005
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
 
 
 def create_app(model: Model, settings: Settings) -> ASGIApp:
@@ -132,9 +133,7 @@ class Service:
             "vla_resident_bytes": ("Memory of the process.", memory()),
             "vla_start_time_seconds": ("When the server started.", self._started),
         }
-        return PlainTextResponse(
-            self.metrics.text(gauges), media_type="text/plain; version=0.0.4"
-        )
+        return PlainTextResponse(self.metrics.text(gauges), media_type="text/plain; version=0.0.4")
 
     async def page(self, request: Request) -> Response:
         return page_response()
@@ -161,10 +160,10 @@ class Service:
 
     async def _read(self, body: bytes, parse: Parse) -> tuple[Question, list[Picture]]:
         """The request's meaning, and its pictures as the model takes them."""
-        question = await self._in_reader(self._parse, body, parse)
+        question = await self._in_reader(partial(self._parse, body, parse))
         remote = [link for link in question.links if not is_data(link)]
         fetched = {link: await self._fetch(link) for link in remote}
-        return question, await self._in_reader(self._open, question.links, fetched)
+        return question, await self._in_reader(partial(self._open, question.links, fetched))
 
     def _parse(self, body: bytes, parse: Parse) -> Question:
         question = parse(parse_json(body), self._limits)
@@ -190,16 +189,11 @@ class Service:
             )
         return await self._settings.remote.fetch(link.url, link.path)
 
-    async def _in_reader[**P, T](
-        self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        assert not kwargs
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._readers, function, *args)
+    async def _in_reader[T](self, work: Callable[[], T]) -> T:
+        """What `work` returns, run in a thread for pictures and long texts."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, work)
 
-    async def _whole(
-        self, reply: Reply, jobs: list[Job], sizes: list[tuple[int, int]]
-    ) -> Response:
+    async def _whole(self, reply: Reply, jobs: list[Job], sizes: list[tuple[int, int]]) -> Response:
         answers = await asyncio.gather(*(job.done for job in jobs))
         found = [await self._findings(answer, sizes) for answer in answers]
         prompt_tokens = self._model.prompt_tokens(jobs[0].ask)
@@ -240,10 +234,8 @@ class Service:
             yield _failure(error, id).as_json()
 
     async def _findings(self, answer: Answer, sizes: list[tuple[int, int]]) -> Found:
-        if "<loc" not in answer.text:
-            found = findings(answer.text, sizes, self._model.masks)
-        else:
-            found = await self._in_reader(findings, answer.text, sizes, self._model.masks)
+        read = partial(findings, answer.text, sizes, self._model.masks)
+        found = await self._in_reader(read) if "<loc" in answer.text else read()
         milliseconds = {"queue": answer.waited, "model": answer.took}
         found["milliseconds"] = {name: round(1e3 * s, 2) for name, s in milliseconds.items()}
         return found | {"batch": answer.batch}

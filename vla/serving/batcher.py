@@ -16,7 +16,6 @@ from vla.serving.model import Ask, Model, Token
 from vla.serving.refusal import Refused, busy
 from vla.serving.transcript import Transcript
 
-
 Piece = tuple[str, tuple[Token, ...]]  # text that can be sent, and the tokens that made it
 Pieces = asyncio.Queue[tuple[int, Piece | None]]
 

@@ -58,7 +58,9 @@ async def read_body(request: Request, limits: Limits, hold: Hold) -> bytes:
             "expected Content-Type: application/json", code="unsupported_media_type", status=415
         )
     if request.headers.get("content-encoding", "identity") != "identity":
-        raise Refused("send the body without compression", code="unsupported_media_type", status=415)
+        raise Refused(
+            "send the body without compression", code="unsupported_media_type", status=415
+        )
     length = request.headers.get("content-length", "0")
     if length.isascii() and length.isdigit() and int(length[:20]) > limits.body:
         raise _too_long(limits)

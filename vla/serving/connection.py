@@ -51,9 +51,7 @@ class PatientProtocol(H11Protocol):
 
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()  # waits for what is still to be sent
-        self._write = self._write or self.loop.call_later(
-            self.write_seconds, self.transport.abort
-        )
+        self._write = self._write or self.loop.call_later(self.write_seconds, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head, self._write = _cancelled(self._head), _cancelled(self._write)

@@ -13,10 +13,10 @@ from backbone.detections import Detection
 class Ask:
     """One answer to be generated.
 
-    prompt: as the model reads it, without the newline that ends it. images: what
-    `Model.prepare` made of each. max_tokens: at least 1. temperature: 0 takes the likeliest token always. top_p: in (0, 1].
-    seed: of the draws; None for another one each time. alternatives: how many of the likeliest
-    tokens to report at each step, at least 0; None if no log probabilities are wanted.
+    prompt: as the model reads it, without the newline that ends it. images: what `Model.prepare`
+    made of each. max_tokens: at least 1. temperature: 0 takes the likeliest token always. top_p: in
+    (0, 1]. seed: of the draws; None for another one each time. alternatives: how many of the
+    likeliest tokens to report at each step, at least 0; None if no log probabilities are wanted.
     """
 
     prompt: str

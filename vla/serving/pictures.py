@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from backbone.picture_file import open_picture
-
 from vla.serving.fields import short
 from vla.serving.protocol import Link
 from vla.serving.refusal import Refused
@@ -41,9 +40,7 @@ def data_bytes(link: Link) -> bytes:
     try:
         return base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise Refused(
-            f"{link.path}: not base64 ({error})", link.path, "invalid_base64"
-        ) from error
+        raise Refused(f"{link.path}: not base64 ({error})", link.path, "invalid_base64") from error
 
 
 def read_picture(data: bytes, path: str, prepare: Callable[[np.ndarray], Any]) -> Picture:

@@ -276,5 +276,5 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object of JSON; ValueError where a name stands in it twice."""
     value = dict(pairs)
     if len(value) < len(pairs):
-        raise ValueError(f"a field of an object is there twice")
+        raise ValueError("a field of an object is there twice")
     return value

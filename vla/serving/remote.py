@@ -49,13 +49,21 @@ class Remote:
         except TimeoutError as error:
             raise _refused(f"the picture did not arrive within {self.seconds:g} s", path) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise _refused(f"the picture could not be fetched ({type(error).__name__})", path) from error
+            raise _refused(
+                f"the picture could not be fetched ({type(error).__name__})", path
+            ) from error
 
     async def _fetch(self, url: str, path: str) -> bytes:
         parts = _split(url, path)
         host = parts.host
-        address = await self._address(host, parts.port or (443 if parts.scheme == "https" else 80), path)
-        headers = {"Host": parts.netloc.decode("ascii"), "Accept": "image/*", "Accept-Encoding": "identity"}
+        address = await self._address(
+            host, parts.port or (443 if parts.scheme == "https" else 80), path
+        )
+        headers = {
+            "Host": parts.netloc.decode("ascii"),
+            "Accept": "image/*",
+            "Accept-Encoding": "identity",
+        }
         target = parts.copy_with(host=str(address))
         limits = httpx.Limits(max_connections=1, max_keepalive_connections=0)
         async with (

@@ -40,9 +40,10 @@ def bind(host: str, port: int) -> socket.socket:
         raise OSError(error.errno, f"can't listen on port {port} of {host} ({error})") from error
 
 
-def run(app: ASGIApp, listener: socket.socket, limits: Limits) -> None:
+def run(app: ASGIApp, listener: socket.socket, limits: Limits, greeting: str) -> None:
     """Serve `app` until SIGTERM or Ctrl-C, then finish what has begun, for `GRACE_SECONDS`.
 
+    greeting: printed once both the listener and SIGTERM are taken care of.
     Returns after SIGTERM; raises KeyboardInterrupt after Ctrl-C.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -53,4 +54,5 @@ def run(app: ASGIApp, listener: socket.socket, limits: Limits) -> None:
 
     # uvicorn catches the signal, and raises it again for the handler that was there before
     signal.signal(signal.SIGTERM, stop)
+    print(greeting, flush=True)
     server.run([listener])

@@ -18,7 +18,9 @@ def locked():
         yield server
 
 
-@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/fake", "/metrics", "/readyz", "/nowhere"])
+@pytest.mark.parametrize(
+    "path", ["/v1/models", "/v1/models/fake", "/metrics", "/readyz", "/nowhere"]
+)
 @pytest.mark.parametrize(
     "headers",
     [

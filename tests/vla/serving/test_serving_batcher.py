@@ -6,7 +6,7 @@ import threading
 import pytest
 from fake_model import FakeModel, answer_to
 
-from vla.serving.batcher import Batcher, ModelFailed
+from vla.serving.batcher import Answer, Batcher, ModelFailed
 from vla.serving.metrics import Metrics
 from vla.serving.model import Ask
 from vla.serving.refusal import Refused
@@ -114,6 +114,7 @@ def test_an_error_of_the_model_reaches_its_batch_alone():
     assert isinstance(second, ModelFailed)
     assert first is not second
     assert isinstance(first.__cause__, ArithmeticError)
+    assert isinstance(later, Answer)
     assert later.text == answer_to("later")
     assert again == answer_to("again")
 

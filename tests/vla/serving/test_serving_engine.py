@@ -13,7 +13,7 @@ from envs.tabletop.scene import EASY, sample_scene
 from vla.serving.engine import Engine
 from vla.serving.findings import findings
 from vla.serving.load import MODEL
-from vla.serving.model import Ask
+from vla.serving.model import Ask, Token
 
 PROMPTS = ("caption en", "answer en how many objects are there?", "detect red square ; blue plate")
 
@@ -37,10 +37,11 @@ def ask(engine: Engine, number: int, prompt: str, pictures: int = 1, **fields) -
     return Ask(prompt, images, **{"max_tokens": 64, **fields})
 
 
-def answers(engine: Engine, asks, wanted=lambda i: True):
-    rows = list(engine.decode(asks, wanted))
-    assert all(token is None for token in rows[-1])
-    return [[row[i] for row in rows if row[i] is not None] for i in range(len(asks))]
+def answers(engine: Engine, asks, wanted=lambda i: True) -> list[list[Token]]:
+    *rows, last = engine.decode(asks, wanted)
+    assert list(last) == [None] * len(asks)
+    columns = list(zip(*rows, strict=True))
+    return [[token for token in column if token is not None] for column in columns]
 
 
 def ids(tokens) -> list[int]:
@@ -92,7 +93,9 @@ def test_log_probabilities_are_those_of_the_softmax(vlm, engine):
         assert hidden is not None
         expected = vlm.model.embedding.logits(hidden[0, -1]).log_softmax(-1)
     assert first.logprob == pytest.approx(float(expected.max()), abs=1e-5)
-    assert [p for _, p in first.likeliest] == pytest.approx(expected.topk(3).values.tolist(), abs=1e-5)
+    assert [p for _, p in first.likeliest] == pytest.approx(
+        expected.topk(3).values.tolist(), abs=1e-5
+    )
     assert first.likeliest[0] == (first.id, first.logprob)
 
 

@@ -24,7 +24,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/zipped":
             status, headers = 200, {"Content-Encoding": "gzip"}
         if self.path == "/slow":
-            time.sleep(1)
+            time.sleep(0.5)
+            return
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -93,13 +94,25 @@ def test_other_answers_are_refused(site, path, message):
 
 
 def test_a_slow_server_is_not_waited_for(site):
-    with pytest.raises(Refused, match="did not arrive within 0.2 s"):
+    with pytest.raises(Refused, match=r"did not arrive within 0\.2 s"):
         fetch(Remote(5000, seconds=0.2, allowed=lambda address: True), f"{site}/slow")
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0", "2130706433", "0x7f.1", "169.254.169.254"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "localhost",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "0.0.0.0",
+        "2130706433",
+        "0x7f.1",
+        "169.254.169.254",
+    ],
+)
 def test_private_addresses_are_not_asked_however_they_are_spelt(host):
-    with pytest.raises(Refused, match="only pictures on public addresses|could not be"):
+    with pytest.raises(Refused, match=r"on public addresses|could not be"):
         fetch(Remote(5000), f"http://{host}/cat.png")
 
 
