@@ -4,6 +4,8 @@ import argparse
 import os
 from pathlib import Path
 
+from vla.cli_vlm import positive
+
 DEFAULT_PORT = 8000  # where OpenAI-style servers are looked for
 
 
@@ -43,12 +45,12 @@ def _add_vlm(kinds) -> None:
         help="of the weights (default: float32 on a CPU, bfloat16 elsewhere)",
     )
     parser.add_argument(
-        "--mask-codec",
+        "--codec",
         type=Path,
         metavar="FILE",
-        help="big_vision's vae-oid.npz, which draws masks from a model's <seg> tokens",
+        help="the mask codec, vae-oid.npz (default: the one in DIR, if there is one)",
     )
-    parser.add_argument("--max-batch", type=_positive, default=16, metavar="N", help="side by side")
+    parser.add_argument("--max-batch", type=positive, default=16, metavar="N", help="side by side")
     parser.add_argument(
         "--max-wait",
         type=float,
@@ -57,7 +59,7 @@ def _add_vlm(kinds) -> None:
         help="how long an idle model waits for company (default: 5 ms)",
     )
     parser.add_argument(
-        "--queue", type=_positive, default=128, metavar="N", help="answers that may wait"
+        "--queue", type=positive, default=128, metavar="N", help="answers that may wait"
     )
     parser.add_argument(
         "--allow-remote-images",
@@ -65,13 +67,6 @@ def _add_vlm(kinds) -> None:
         help="fetch image_urls of public web servers; else only data: URIs are taken",
     )
     parser.set_defaults(run=_run_vlm)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text}")
-    return value
 
 
 def _run_vlm(args: argparse.Namespace) -> None:
@@ -86,8 +81,6 @@ def _run_vlm(args: argparse.Namespace) -> None:
 
     from dataclasses import replace
 
-    from backbone.mask_codec import load_vae_oid
-    from backbone.vlm import VLM
     from vla.serving.app import Settings, create_app
     from vla.serving.engine import Engine
     from vla.serving.limits import Limits
@@ -104,10 +97,20 @@ def _run_vlm(args: argparse.Namespace) -> None:
         limits=limits,
     )
     with bind(args.host, args.port) as listener:
-        dtype = args.dtype or ("float32" if args.device == "cpu" else "bfloat16")
-        vlm = VLM.from_pretrained(args.model, device=args.device, dtype=dtype)
-        vlm.codec = vlm.codec if args.mask_codec is None else load_vae_oid(args.mask_codec)
-        app = create_app(Engine(vlm), settings)
+        app = create_app(Engine(_load(args)), settings)
         host = f"[{args.host}]" if ":" in args.host else args.host
         url = f"http://{host}:{listener.getsockname()[1]}/"
         run(app, listener, limits, f"{settings.name} at {url}")
+
+
+def _load(args: argparse.Namespace):
+    """The VLM, with a mask codec where one is given or stands beside its weights."""
+    from backbone.mask_codec import load_vae_oid
+    from vla.vlm_commands import CODEC_FILE, load
+
+    args.dtype = args.dtype or ("float32" if args.device == "cpu" else "bfloat16")
+    vlm = load(args)
+    beside = args.model / CODEC_FILE
+    codec = args.codec or (beside if beside.is_file() else None)
+    vlm.codec = None if codec is None else load_vae_oid(codec).eval().to(vlm.device)
+    return vlm

@@ -28,9 +28,9 @@ from PIL import Image
 
 from envs.tabletop.render import render
 from envs.tabletop.scene import EASY, STANDARD, sample_scene
+from vla.assets import PALIGEMMA_TABLETOP
 from vla.serving.model import Ask, Model
 
-MODEL = Path(__file__).parents[1] / "assets" / "paligemma_tabletop"
 NAME = "load"  # what the server calls the model
 MAX_TOKENS = 64
 PROMPTS = ("caption en", "answer en how many objects are there?", "detect {} ; {}")
@@ -163,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints a table. Exit status 1 for any wrong answer."""
     parser = argparse.ArgumentParser(prog="python -m vla.serving.load", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--model", type=Path, default=MODEL, metavar="DIR")
+    parser.add_argument("--model", type=Path, default=PALIGEMMA_TABLETOP, metavar="DIR")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60.0, help="of each of the two runs")
     parser.add_argument("--scenes", type=int, default=240, help="different questions")

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from vla import cli
-from vla.serving.load import MODEL
+from vla.assets import PALIGEMMA_TABLETOP as MODEL
 
 KEY = "correct-horse-battery"
 
@@ -39,7 +39,8 @@ def test_it_does_not_start_beyond_this_machine_without_a_key(capsys, monkeypatch
         (["--max-batch", "0"], "expected a whole number above 0"),
         (["--api-key-file", "/nowhere/key"], "/nowhere/key"),
         (["--model", "/nowhere"], "/nowhere"),
-        (["--mask-codec", "/nowhere.npz"], "no mask codec at /nowhere.npz"),
+        (["--device", "warp"], "unknown device 'warp'"),
+        (["--codec", "/nowhere.npz"], "no mask codec at /nowhere.npz"),
     ],
 )
 def test_mistakes_are_one_line(arguments, message, capsys):

@@ -10,9 +10,9 @@ from backbone.mask_codec import SMALL_MASK_CODEC, MaskCodec
 from backbone.vlm import VLM
 from envs.tabletop.render import render
 from envs.tabletop.scene import EASY, sample_scene
+from vla.assets import PALIGEMMA_TABLETOP as MODEL
 from vla.serving.engine import Engine
 from vla.serving.findings import findings
-from vla.serving.load import MODEL
 from vla.serving.model import Ask, Token
 
 PROMPTS = ("caption en", "answer en how many objects are there?", "detect red square ; blue plate")

@@ -7,13 +7,14 @@ from fake_model import FakeModel
 from running import running
 
 from backbone.vlm import VLM
+from vla.assets import PALIGEMMA_TABLETOP
 from vla.serving import load
 from vla.serving.engine import Engine
 
 
 @pytest.fixture(scope="module")
 def engine() -> Engine:
-    return Engine(VLM.from_pretrained(load.MODEL, dtype="float32"))
+    return Engine(VLM.from_pretrained(PALIGEMMA_TABLETOP, dtype="float32"))
 
 
 @pytest.fixture(scope="module")

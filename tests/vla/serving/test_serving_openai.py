@@ -9,8 +9,8 @@ from running import data_uri, encoded, running
 from backbone.vlm import VLM
 from envs.tabletop.render import render
 from envs.tabletop.scene import EASY, sample_scene
+from vla.assets import PALIGEMMA_TABLETOP as MODEL
 from vla.serving.engine import Engine
-from vla.serving.load import MODEL
 
 KEY = "correct-horse-battery"
 NAME = "paligemma_tabletop"
