@@ -1,6 +1,7 @@
 """Connections that don't wait for ever: uvicorn's, with deadlines for slow clients."""
 
 import asyncio
+import socket
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -32,6 +33,10 @@ class PatientProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        # asyncio does so for sockets that were made with IPPROTO_TCP, which `create_server`'s are
+        # not; head and body are written apart, and the body would wait 40 ms for the head's ACK
+        connection = transport.get_extra_info("socket")
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._head = self.loop.call_later(self.head_seconds, self.transport.abort)
 
     def data_received(self, data: bytes) -> None:

@@ -58,6 +58,19 @@ def test_a_port_that_is_taken_is_named(capsys):
     assert f"can't listen on port {port} of 127.0.0.1" in err
 
 
+@pytest.mark.parametrize("kind", [[], ["vlm"]])
+def test_help_comes_before_anything_heavy(kind):
+    program = (
+        "import sys, vla.cli\n"
+        "try: vla.cli.main(sys.argv[1:])\n"
+        "finally: print(sorted(set(sys.modules) & {'torch', 'numpy', 'starlette', 'uvicorn'}))"
+    )
+    arguments = [sys.executable, "-c", program, "serve", *kind, "--help"]
+    answer = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert answer.stdout.startswith("usage: vla serve")
+    assert answer.stdout.endswith("[]\n")
+
+
 @contextmanager
 def server(*arguments: str, **environment: str):
     """A process that serves the small model, and its URL."""

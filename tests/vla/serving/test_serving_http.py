@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import pytest
@@ -16,6 +17,7 @@ from PIL import Image
 from running import CHAT, COMPLETIONS, chat, data_uri, encoded, picture, running, wait_until
 
 from vla.serving.limits import Limits
+from vla.serving.metrics import memory
 
 
 def events(response: httpx.Response) -> list:
@@ -354,6 +356,13 @@ def test_a_full_queue_says_when_to_come_again():
     assert refused.json()["error"]["type"] == "rate_limit_error"
 
 
+def test_answers_on_one_connection_do_not_wait_for_acknowledgements(fake):
+    start = time.perf_counter()
+    for _ in range(40):
+        assert fake.client.get("/healthz").status_code == 200
+    assert time.perf_counter() - start < 0.8  # 40 × 40 ms with Nagle's algorithm
+
+
 # Leaving
 
 
@@ -442,6 +451,38 @@ def test_a_bug_of_ours_is_a_500_with_an_id_and_the_server_lives_on(caplog):
         assert response.status_code == 500
         assert response.headers["x-request-id"] in response.json()["error"]["message"]
         assert any(response.headers["x-request-id"] in r.getMessage() for r in caplog.records)
+        assert server.chat("hi").status_code == 200
+
+
+def test_nothing_is_left_behind_by_clients_of_any_kind():
+    def mixed(server, port: int) -> None:
+        for i in range(25):
+            server.chat("hi", picture(i))
+            server.chat("hi", picture(i), stream=True, n=2)
+            server.chat("explode")
+            server.chat("hi", "data:image/png;base64,AAAA")
+            server.client.post(CHAT, content=b"{")
+            server.client.post(CHAT, content=b" " * 300_000)
+            body = json.dumps(chat("x" * 1000, stream=bool(i % 2))).encode()
+            head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+            for sent in (head.encode() + body, head.encode() + body[:50], b"GET /"):
+                with socket.create_connection(("127.0.0.1", port)) as connection:
+                    connection.sendall(sent)
+
+    def held() -> tuple[int, int]:
+        return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
+
+    with running(FakeModel(), Limits(body=200_000)) as server:
+        mixed(server, server.port)
+        wait_until(lambda: server.metric("vla_body_bytes") == 0)
+        time.sleep(0.3)
+        before, memory_before = held(), memory()
+        for _ in range(4):
+            mixed(server, server.port)
+        wait_until(lambda: server.metric("vla_body_bytes") == 0)
+        wait_until(lambda: held() <= before)
+        assert memory() < 1.05 * memory_before
+        assert server.metric("vla_queue_length") == 0
         assert server.chat("hi").status_code == 200
 
 
