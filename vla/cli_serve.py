@@ -66,6 +66,12 @@ def _add_vlm(kinds) -> None:
         action="store_true",
         help="fetch image_urls of public web servers; else only data: URIs are taken",
     )
+    parser.add_argument(  # also understood before the KIND, where `vla` adds it
+        "--debug",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="show tracebacks of user errors too (also VLA_DEBUG=1)",
+    )
     parser.set_defaults(run=_run_vlm)
 
 

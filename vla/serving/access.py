@@ -13,7 +13,9 @@ from vla.serving.responses import refusal_response
 
 KEY_VARIABLE = "VLA_API_KEY"
 KEY_LENGTH = 16  # characters at least
-OPEN_PATHS = frozenset({"/", "/healthz"})  # a page that holds no secret, and whether we live
+OPEN_PATHS = frozenset(
+    {"/", "/healthz", "/health"}
+)  # a page that holds no secret, and whether we live
 
 
 def read_key(file: Path | None, environment: Mapping[str, str]) -> str | None:

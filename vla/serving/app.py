@@ -65,6 +65,7 @@ def create_app(model: Model, settings: Settings) -> ASGIApp:
             Route("/v1/models", service.models),
             Route("/v1/models/{name:path}", service.one_model),
             Route("/healthz", service.alive),
+            Route("/health", service.alive),
             Route("/readyz", service.ready),
             Route("/metrics", service.metrics_page),
             Route("/", service.page),

@@ -51,7 +51,8 @@ def test_the_key_opens(locked):
 
 
 def test_the_page_and_the_sign_of_life_need_no_key(locked):
-    assert locked.client.get("/healthz").json() == {"status": "ok"}
+    for path in ("/healthz", "/health"):
+        assert locked.client.get(path).json() == {"status": "ok"}
     assert "<canvas" in locked.client.get("/").text
 
 

@@ -50,6 +50,12 @@ def test_mistakes_are_one_line(arguments, message, capsys):
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize("arguments", [["--debug", "vlm"], ["vlm", "--debug"]])
+def test_tracebacks_are_shown_when_asked_for(arguments):
+    with pytest.raises(ValueError, match="--port: expected 0 to 65535"):
+        cli.main(["serve", *arguments, "--model", str(MODEL), "--port", "-1"])
+
+
 def test_a_port_that_is_taken_is_named(capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

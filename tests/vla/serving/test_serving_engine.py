@@ -1,5 +1,7 @@
 """The small PaliGemma, asked by itself and in company."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,8 @@ import torch
 from backbone.detections import Box, Detection
 from backbone.generate import greedy
 from backbone.mask_codec import SMALL_MASK_CODEC, MaskCodec
+from backbone.paligemma import PALIGEMMA_TINY, PaliGemma
+from backbone.tokenizer import Tokenizer
 from backbone.vlm import VLM
 from envs.tabletop.render import render
 from envs.tabletop.scene import EASY, sample_scene
@@ -110,6 +114,21 @@ def test_each_answer_ends_at_its_own_limit_or_when_it_is_not_wanted(engine):
 
     short = [ids(tokens) for tokens in answers(engine, limits, wanted)]
     assert short == [full[:1], full[:4], full, full[:2]]
+
+
+def test_rows_of_the_table_that_stand_for_no_token_are_never_said():
+    torch.manual_seed(0)
+    tokenizer = Tokenizer.small()
+    config = replace(PALIGEMMA_TINY, vocab=2 * tokenizer.vocab_size)
+    engine = Engine(VLM(PaliGemma(config), tokenizer))
+    image = engine.prepare(scene(0))
+    drawn = [
+        Ask("ocr", (image,), 40, temperature=2, seed=seed, alternatives=5) for seed in range(4)
+    ]
+    said = [token for tokens in answers(engine, drawn) for token in tokens]
+    assert len(said) > 100
+    assert all(token.id < tokenizer.vocab_size for token in said)
+    assert all(i < tokenizer.vocab_size for token in said for i, _ in token.likeliest)
 
 
 def test_pieces_of_tokens_add_up_to_the_text(engine, vlm):

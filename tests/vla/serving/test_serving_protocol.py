@@ -1,6 +1,8 @@
 """What requests mean, and which are refused."""
 
+import contextlib
 import json
+import random
 
 import pytest
 from running import chat
@@ -245,3 +247,68 @@ def test_only_strict_json_is_read(body):
 def test_a_body_that_is_no_object_is_refused(value):
     with pytest.raises(Refused, match="expected an object"):
         parse_chat(value, LIMITS)
+
+
+def mutated(rng: random.Random, value):
+    """`value` with something in it replaced, repeated, renamed or left out."""
+    if isinstance(value, dict) and value and rng.random() < 0.8:
+        name = rng.choice(list(value))
+        changed = dict(value)
+        inner = changed.pop(name)
+        match rng.randrange(4):
+            case 0:
+                changed[name + rng.choice(["", "s", "\x00"])] = inner
+            case 1:
+                changed[name] = mutated(rng, inner)
+            case 2:
+                changed[name] = mutated(rng, inner)
+                changed[rng.choice(["n", "stop", "user", "detail"])] = rng.choice(STRANGE)
+        return changed
+    if isinstance(value, list) and value and rng.random() < 0.8:
+        at = rng.randrange(len(value))
+        return [*value[:at], mutated(rng, value[at]), *value[at + rng.randrange(2) :]]
+    return rng.choice(STRANGE)
+
+
+STRANGE = [
+    None, True, False, 0, -1, 1.5, 1e308, -0.0, 2**63, 10**400, float("nan"), "", " ", "\x00",
+    "\ud800", "\u202e", "detect", "detect ;", "detect a ; a", "segment <", "caption xx", "x" * 3000,
+    [], {}, [[]], [{}], {"type": "text"}, {"url": "data:"}, [None], ["a", 1], {"a": {"a": {}}},
+]  # fmt: skip
+
+
+def test_ten_thousand_mutations_are_understood_or_refused():
+    rng = random.Random(0)
+    whole = chat("what?", PNG, PNG, n=2, stop=["a"], logprobs=True, top_logprobs=1, stream=True)
+    refused = 0
+    for i in range(10_000):
+        parse, value = (
+            (parse_chat, whole) if i % 2 else (parse_completion, completion(images=[PNG]))
+        )
+        for _ in range(rng.randint(1, 3)):
+            value = mutated(rng, value)
+        error = refusal(parse, value)
+        if error is not None:
+            refused += 1
+            assert 400 <= error.status < 500
+            assert len(json.dumps(error.as_json())) < 1500
+    assert 5000 < refused < 10_000
+
+
+def refusal(parse, value) -> Refused | None:
+    try:
+        parse(value, LIMITS)
+    except Refused as error:
+        return error
+    return None
+
+
+def test_mutated_bytes_are_understood_or_refused():
+    rng = random.Random(0)
+    whole = json.dumps(chat("what?", PNG, n=2)).encode()
+    for _ in range(2000):
+        body = bytearray(whole)
+        for _ in range(rng.randint(1, 4)):
+            body[rng.randrange(len(body))] = rng.randrange(256)
+        with contextlib.suppress(Refused):
+            parse_chat(parse_json(bytes(body)), LIMITS)
