@@ -181,8 +181,11 @@ def test_other_formats_and_huge_pictures_are_sent_as_what_the_server_reads(page,
 def test_a_locked_server_asks_for_its_key(page, scene):
     with running(FakeModel(), key=KEY) as server:
         page.goto(server.url)
-        expect(page.get_by_role("alert")).to_contain_text("a key is needed")
+        expect(page.get_by_role("alert")).to_contain_text("asks for its key")
         page.locator("#file").set_input_files(scene)
+        page.get_by_label("Key of this server").fill("wrong")
+        page.get_by_role("button", name="Ask").click()
+        expect(page.get_by_role("alert")).to_contain_text("not the server’s key")
         page.get_by_label("Key of this server").fill(KEY)
         page.get_by_role("button", name="Ask").click()
         expect(page.locator("#answer")).to_contain_text("[caption en]")
