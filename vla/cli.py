@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
+from vla.cli_serve import add_serve
 from vla.cli_vlm import VLM_COMMANDS, positive
 
 OUR_PACKAGES = ("backbone", "action_expert", "vla", "envs")
@@ -85,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_inspect,
         _add_convert,
         *VLM_COMMANDS,
+        add_serve,
     ):
         command = add(commands)
         command.add_argument(
