@@ -9,7 +9,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import torch
@@ -123,8 +123,20 @@ def paligemma_config(files: PaliGemmaFiles) -> PaliGemmaConfig:
 
 
 def numerics_of(files: PaliGemmaFiles) -> Numerics:
-    """How the implementation that wrote `files` rounds and prepares."""
-    return Numerics(**files.numerics) if files.numerics else NUMERICS[files.origin]
+    """How the implementation that wrote `files` rounds and prepares.
+
+    Raises ValueError if they hold a field that `Numerics` does not have.
+    """
+    if not files.numerics:
+        return NUMERICS[files.origin]
+    known = [field.name for field in fields(Numerics)]
+    unknown = sorted(files.numerics.keys() - set(known))
+    if unknown:
+        raise ValueError(
+            f"{files.path}: its config.json has numerics {', '.join(unknown)}, known here are "
+            f"{', '.join(known)}; it was written by another version of this package"
+        )
+    return Numerics(**files.numerics)
 
 
 def as_dtype(dtype: torch.dtype | str) -> torch.dtype:

@@ -34,6 +34,14 @@ def test_a_folder_of_another_kind_is_refused(folder):
         load_pretrained(folder)
 
 
+def test_numerics_of_another_version_are_named(folder):
+    values = json.loads((folder / "config.json").read_text())
+    values["numerics"]["round_twice"] = True
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match="numerics round_twice, known here are round_rope"):
+        load_pretrained(folder)
+
+
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"config\.json is missing"):
         load_pretrained(tmp_path / "nowhere")

@@ -9,7 +9,7 @@ import torch
 from backbone.paligemma import PALIGEMMA_TINY
 from backbone.pretrained import load_pretrained, read_config
 from backbone.tokenizer import Tokenizer
-from vla.assets import PALIGEMMA_TABLETOP
+from vla.assets import PALIGEMMA_TABLETOP, PALIGEMMA_TABLETOP_FINE
 from vla.data.tabletop_text import LOC_STEPS, TabletopText, located
 from vla.data.text import TextExample, collate_text
 from vla.training.text_job import TextConfig
@@ -93,20 +93,24 @@ def test_pretraining_sees_easy_scenes_with_one_camera_first_and_everything_later
     config = TextConfig(
         output_dir=tmp_path, steps=10, batch_size=2, model=PALIGEMMA_TINY, seeing=4, ramp=4
     )
-    first, last = config.scenes(0), config.scenes(8)
+    first, last, ninth = (config.scenes(step) for step in (0, 8, 9))
+    assert isinstance(first, TabletopText)
+    assert isinstance(last, TabletopText)
+    assert isinstance(ninth, TabletopText)
     assert (first.cameras, first.locate, first.standard) == (("top",), 1.0, 0.0)
     assert last.cameras == ("top", "wrist")
     assert (last.locate, last.standard) == (pytest.approx(0.3), 0.5)
-    assert config.scenes(9).cameras == ("top",)
+    assert ninth.cameras == ("top",)
     batch = config.job().batch(0)[0].inputs[0]
     again = config.job().batch(0)[0].inputs[0]
     assert torch.equal(batch.tokens, again.tokens)
     assert torch.equal(batch.images, again.images)
 
 
-def test_the_shipped_model_finds_what_instructions_name():
-    model, tokenizer = load_pretrained(PALIGEMMA_TABLETOP)
-    size = read_config(PALIGEMMA_TABLETOP).vision.resolution
+@pytest.mark.parametrize("folder", [PALIGEMMA_TABLETOP, PALIGEMMA_TABLETOP_FINE])
+def test_the_shipped_models_find_what_instructions_name(folder):
+    model, tokenizer = load_pretrained(folder)
+    size = read_config(folder).vision.resolution
     scenes = TabletopText(size, seed=123_456, locate=0.0, standard=0.0)
     examples = [e for i in range(48) if "<loc" in (e := scenes[i]).answer]
     batch = collate_text(examples, tokenizer)

@@ -1,0 +1,182 @@
+"""What a small PaliGemma is asked about tabletop scenes, held against the scenes themselves."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from backbone.detections import parse_detections
+from backbone.mask_codec import SMALL_MASK_CODEC, MaskCodec, cut
+from backbone.paligemma import PALIGEMMA_TINY
+from backbone.pretrained import load_pretrained
+from envs.tabletop.scene import COLOURS, EASY, PLATE, SHAPES, STANDARD, Item, Scene, sample_scene
+from envs.tabletop.truth import boxes, masks
+from vla.config import OptimConfig
+from vla.data.tabletop_places import NAMES, TabletopPlaces
+from vla.data.tabletop_questions import KINDS, ask
+from vla.data.tabletop_vlm import MASK_SIZE, SHARES, TabletopVLM, caption, found, rounded
+from vla.training.text_job import TextConfig
+from vla.training.vision_job import PlaceNames, VisionConfig
+from vla.training.vlm_job import CODEC, VLMConfig
+
+
+def table(*things: tuple[str, str, float, float]) -> Scene:
+    """A scene of (colour, shape, x, y); objects first."""
+    items = tuple(Item(colour, shape) for colour, shape, _, _ in things)
+    places = [(x, y) for _, _, x, y in things]
+    return Scene(STANDARD, items, places, [None] * len(items), (0.5, 0.5))
+
+
+SCENE = table(
+    ("red", "square", 0.2, 0.3),
+    ("red", "circle", 0.8, 0.3),
+    ("blue", "square", 0.5, 0.8),
+    ("green", PLATE, 0.35, 0.55),
+)
+
+
+def asked(kind: str) -> dict[str, str]:
+    questions = (ask(SCENE, np.random.default_rng(i), kind) for i in range(400))
+    return {question.text: question.answer for question in questions}
+
+
+def test_questions_are_answered_by_the_scene():
+    colour, count = asked("colour"), asked("count")
+    assert colour["what colour is the circle?"] == "red"
+    assert colour["what colour is the leftmost square?"] == "red"
+    assert colour["what colour is the rightmost square?"] == "blue"
+    assert colour["what colour is the plate?"] == "green"
+    assert count["how many objects are there?"] == "3"
+    assert count["how many squares are there?"] == "2"
+    assert count["how many triangles are there?"] == "0"
+    assert count["how many red things are there?"] == "2"
+    presence, relation = asked("presence"), asked("relation")
+    assert presence["is there a red square?"] == "yes"
+    assert presence["is there a blue circle?"] == "no"  # both words occur, not together
+    assert relation["is the red square left of the blue square?"] == "yes"
+    assert relation["is the blue square left of the red square?"] == "no"
+    assert relation["is the red circle above the green plate?"] == "yes"
+    assert not any("red square above the red circle" in text for text in relation)  # same height
+
+
+@pytest.mark.parametrize("kind", ["presence", "relation"])
+def test_half_of_the_yes_or_no_questions_are_answered_by_yes(kind):
+    rng = np.random.default_rng(0)
+    scenes = (sample_scene(rng, STANDARD) for _ in range(300))
+    share = np.mean([ask(scene, rng, kind).answer == "yes" for scene in scenes])
+    assert 0.4 < share < 0.6
+
+
+def test_an_unknown_kind_of_question_is_named():
+    with pytest.raises(ValueError, match="no questions of kind 'size'; there are colour, count"):
+        ask(SCENE, np.random.default_rng(0), "size")
+
+
+def test_a_caption_names_objects_from_left_to_right_and_then_plates():
+    assert caption(SCENE) == "a red square, a blue square, a red circle and a green plate"
+
+
+def test_found_boxes_are_the_truth_to_half_a_bin():
+    for item in found(SCENE, ["red square", "green plate"]):
+        y0, x0, y1, x1 = boxes(SCENE, "top")[item.name]
+        for ours, true in (
+            (item.box.y0, y0),
+            (item.box.x0, x0),
+            (item.box.y1, y1),
+            (item.box.x1, x1),
+        ):
+            assert abs(ours - true) < 0.5 / 128 + 1e-3
+
+
+def test_mask_codes_are_the_codecs_own_for_the_part_within_the_box():
+    torch.manual_seed(0)
+    codec = MaskCodec(SMALL_MASK_CODEC).eval()
+    (item,) = found(SCENE, ["red circle"], codec)
+    part = cut(
+        masks(SCENE, "top", MASK_SIZE)["red circle"], rounded(boxes(SCENE, "top")["red circle"])
+    )
+    assert 0.6 < part.mean() < 0.9  # a disc fills π/4 of its box
+    with torch.no_grad():
+        assert item.codes == tuple(codec.encode(torch.from_numpy(part)[None])[0].tolist())
+
+
+def test_every_task_comes_with_its_share_and_answers_parse():
+    torch.manual_seed(0)
+    scenes = TabletopVLM(24, MaskCodec(SMALL_MASK_CODEC).eval(), seed=5)
+    examples = [scenes[i] for i in range(300)]
+    again = scenes[7]
+    assert (again.prompt, again.answer) == (examples[7].prompt, examples[7].answer)
+    words = [example.prompt.split()[0] for example in examples]
+    for task, word in (("detect", "detect"), ("segment", "segment"), ("question", "answer")):
+        assert abs(words.count(word) / 300 - SHARES[task]) < 0.09
+    for example in examples:
+        if example.prompt.startswith(("detect", "segment")):
+            parsed = parse_detections(example.answer)
+            assert not parsed.dropped
+            names = example.prompt.split(" ", 1)[1].split(" ; ")
+            assert [item.name for item in parsed.items] == names
+            assert all(
+                (i.codes is not None) == example.prompt.startswith("segment") for i in parsed.items
+            )
+
+
+def test_places_are_where_things_are_and_the_upper_of_a_stack_counts():
+    places = TabletopPlaces(24, seed=3).batch(range(20))
+    assert places.images.shape == (40, 3, 24, 24)
+    assert {"red square", "cyan plate"} <= set(NAMES)
+    assert len(NAMES) == len(COLOURS) * (len(SHAPES) + 1)
+    rng = np.random.default_rng((3, 0))
+    scene = sample_scene(rng, STANDARD if rng.random() < 0.5 else EASY).with_random_gripper(rng)
+    mine = places.row == 0  # the first scene's top camera
+    told = {
+        NAMES[n]: (y, x)
+        for n, y, x in zip(places.name[mine], places.y[mine], places.x[mine], strict=True)
+    }
+    for name, (y, x) in told.items():
+        assert scene.position[scene.index(name)] == pytest.approx((float(x), float(y)), abs=1e-3)
+
+
+def test_text_starts_from_the_encoder_that_was_taught_before(tmp_path):
+    from vla.training.loop import train
+
+    config = VisionConfig(
+        output_dir=tmp_path / "vision",
+        model=PALIGEMMA_TINY.vision,
+        steps=2,
+        batch_size=2,
+        eval_batches=1,
+        ema=None,
+        optim=OptimConfig(lr=1e-2, warmup=0),
+        tensorboard=False,
+    )
+    folder = train(config)
+    assert isinstance(config.job().model, PlaceNames)
+    text = TextConfig(
+        output_dir=tmp_path, steps=1, batch_size=1, model=PALIGEMMA_TINY, vision=folder
+    )
+    started = dict(text.job().model.named_parameters())
+    taught = load_file(folder / "model.safetensors")
+    assert all(torch.equal(started[f"vision.{name}"], values) for name, values in taught.items())
+    assert not torch.equal(taught["norm.weight"], torch.ones(PALIGEMMA_TINY.vision.width))
+
+
+@pytest.mark.slow
+def test_a_vlm_is_saved_with_the_codec_that_was_trained_before_it(tmp_path):
+    from vla.training.loop import train
+
+    config = VLMConfig(
+        output_dir=tmp_path,
+        model=PALIGEMMA_TINY,
+        steps=2,
+        batch_size=2,
+        codec_steps=42,
+        seeing=1,
+        ramp=1,
+        eval_batches=1,
+        tensorboard=False,
+    )
+    folder = train(config)
+    assert (folder / CODEC).is_file()
+    model, _ = load_pretrained(folder)
+    assert model.config == PALIGEMMA_TINY
+    assert set(KINDS) == {"colour", "count", "presence", "relation"}
