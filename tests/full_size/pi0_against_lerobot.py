@@ -39,6 +39,13 @@ CAMERAS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
 ROBOT_DIMS = 14
 MODEL = Pi0Config(replace(PI0.backbone, numerics=LEROBOT), PI0.expert)
 TASK = "put the red square on the blue plate"
+WIDE = (  # LeRobot leaves these as they were made, in float32 but for the default above
+    "state_proj",
+    "action_in_proj",
+    "action_out_proj",
+    "action_time_mlp_in",
+    "action_time_mlp_out",
+)
 NOISE_FLOOR = 0.05  # of rms: what bfloat16 leaves undecided, measured in tests/golden
 
 
@@ -131,6 +138,8 @@ def act_in_lerobot(folder: Path) -> tuple[np.ndarray, dict[str, float]]:
     torch.set_default_dtype(torch.bfloat16)
     policy = PI0Policy.from_pretrained(folder).eval()
     torch.set_default_dtype(torch.float32)
+    for module in WIDE:
+        getattr(policy.model, module).float()
     loaded = time.perf_counter()
     seen, tokenizer = observation(), Tokenizer.small()
     prompt = tokenizer.encode(f"{seen['task']}\n", bos=True)
