@@ -14,7 +14,8 @@ from envs.tabletop.truth import boxes, masks
 from vla.config import OptimConfig
 from vla.data.tabletop_places import NAMES, TabletopPlaces
 from vla.data.tabletop_questions import KINDS, ask
-from vla.data.tabletop_vlm import MASK_SIZE, SHARES, TabletopVLM, caption, found, rounded
+from vla.data.tabletop_text import caption
+from vla.data.tabletop_vlm import MASK_SIZE, SHARES, TabletopVLM, found, rounded
 from vla.training.text_job import TextConfig
 from vla.training.vision_job import PlaceNames, VisionConfig
 from vla.training.vlm_job import CODEC, VLMConfig

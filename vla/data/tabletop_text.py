@@ -54,7 +54,7 @@ class TabletopText:
         scene = sample_scene(rng, STANDARD if rng.random() < self.standard else EASY)
         if rng.random() < self.locate:
             scene = scene.with_random_gripper(rng)
-            prompt, answer = _everything(scene, rng)
+            prompt, answer = everything(scene, rng)
         else:
             scene, prompt, answer = _task(scene, rng)
         images = np.stack([render(scene, camera, self.image_size) for camera in self.cameras])
@@ -70,14 +70,14 @@ def _task(scene: Scene, rng: np.random.Generator) -> tuple[Scene, str, str]:
     return scene, *ask(scene, rng)
 
 
-def _everything(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
+def everything(scene: Scene, rng: np.random.Generator, steps: int = LOC_STEPS) -> tuple[str, str]:
     """Each thing once, in random order; often by its colour alone where that is enough."""
     colours = [item.colour for item in scene.items]
     answer = []
     for i in rng.permutation(len(scene.items)):
         item, (x, y) = scene.items[i], scene.position[i]
         short = colours.count(item.colour) == 1 and rng.random() < 0.5
-        answer.append(f"{item.colour if short else item.name}{_loc(y)}{_loc(x)}")
+        answer.append(f"{item.colour if short else item.name}{loc(y, steps)}{loc(x, steps)}")
     return "locate everything", " ; ".join(answer)
 
 
@@ -111,6 +111,10 @@ def _question(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
 
 
 def _caption(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
+    return "caption en", caption(scene)
+
+
+def caption(scene: Scene) -> str:
     """Objects from left to right, then plates from left to right."""
     order = sorted(
         range(len(scene.items)),
@@ -118,16 +122,22 @@ def _caption(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
     )
     names = [f"a {scene.items[i].name}" for i in order]
     head, last = names[:-1], names[-1]
-    return "caption en", f"{', '.join(head)} and {last}" if head else last
+    return f"{', '.join(head)} and {last}" if head else last
 
 
 def located(names: list[str], found: dict[str, Box]) -> str:
     """PaliGemma's answer to "detect": four `<loc>` and the name of each thing in `found`."""
     return " ; ".join(
-        "".join(map(_loc, found[name])) + f" {name}" for name in names if name in found
+        "".join(map(loc, found[name])) + f" {name}" for name in names if name in found
     )
 
 
-def _loc(coordinate: float) -> str:
-    part = min(int(coordinate * LOC_STEPS), LOC_STEPS - 1)
-    return f"<loc{(2 * part + 1) * 1024 // (2 * LOC_STEPS):04d}>"
+def loc(coordinate: float, steps: int = LOC_STEPS) -> str:
+    """The token in the middle of the part of the side that a coordinate in [0, 1] lies in."""
+    return f"<loc{middle(coordinate, steps):04d}>"
+
+
+def middle(coordinate: float, steps: int) -> int:
+    """The number of that token, 0 to 1023."""
+    part = min(int(coordinate * steps), steps - 1)
+    return (2 * part + 1) * 1024 // (2 * steps)

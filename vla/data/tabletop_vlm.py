@@ -21,9 +21,10 @@ from backbone import tasks
 from backbone.detections import Box, Detection, detection_answer
 from backbone.mask_codec import MaskCodec, cut
 from envs.tabletop.render import render
-from envs.tabletop.scene import EASY, PLATE, STANDARD, Scene, sample_scene
+from envs.tabletop.scene import EASY, STANDARD, Scene, sample_scene
 from envs.tabletop.truth import boxes, masks
 from vla.data.tabletop_questions import ask
+from vla.data.tabletop_text import caption, everything, middle
 from vla.data.text import TextExample
 
 BINS = 128
@@ -52,7 +53,7 @@ class TabletopVLM:
         task = list(self.shares)[rng.choice(len(self.shares), p=list(self.shares.values()))]
         match task:
             case "locate":
-                prompt, answer = locate(scene, rng)
+                prompt, answer = everything(scene, rng, BINS)
             case "detect":
                 names = some_names(scene, rng, 4)
                 prompt, answer = tasks.detect(names), detection_answer(found(scene, names))
@@ -69,18 +70,6 @@ class TabletopVLM:
             case _:
                 raise ValueError(f"unknown task {task!r}; known are {', '.join(SHARES)}")
         return TextExample(render(scene, "top", self.image_size)[None], prompt, answer)
-
-
-def locate(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
-    """Each thing once, in random order; often by its colour alone where that is enough."""
-    colours = [item.colour for item in scene.items]
-    parts = []
-    for i in rng.permutation(len(scene.items)):
-        item, (x, y) = scene.items[i], scene.position[i]
-        short = colours.count(item.colour) == 1 and rng.random() < 0.5
-        place = "".join(f"<loc{_middle(at):04d}>" for at in (y, x))
-        parts.append(f"{item.colour if short else item.name}{place}")
-    return "locate everything", " ; ".join(parts)
 
 
 def some_names(scene: Scene, rng: np.random.Generator, most: int) -> list[str]:
@@ -105,23 +94,7 @@ def found(scene: Scene, names: list[str], codec: MaskCodec | None = None) -> lis
     ]
 
 
-def caption(scene: Scene) -> str:
-    """Objects from left to right, then plates from left to right."""
-    order = sorted(
-        range(len(scene.items)),
-        key=lambda i: (scene.items[i].shape == PLATE, scene.position[i][0]),
-    )
-    *head, last = [f"a {scene.items[i].name}" for i in order]
-    return f"{', '.join(head)} and {last}" if head else last
-
-
 def rounded(box: tuple[float, float, float, float]) -> Box:
     """A box (y0, x0, y1, x1) as answers tell it."""
-    y0, x0, y1, x1 = (_middle(at) / 1023 for at in box)
+    y0, x0, y1, x1 = (middle(at, BINS) / 1023 for at in box)
     return Box(x0, y0, x1, y1)
-
-
-def _middle(coordinate: float) -> int:
-    """The `<loc>` in the middle of the part of the side that a coordinate in [0, 1] lies in."""
-    part = min(int(coordinate * BINS), BINS - 1)
-    return (2 * part + 1) * 1024 // (2 * BINS)

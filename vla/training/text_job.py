@@ -10,6 +10,7 @@ from typing import Protocol
 from backbone.initialise import order_places
 from backbone.paligemma import PaliGemma, PaliGemmaConfig
 from backbone.pretrained import save_pretrained
+from backbone.sources.headers import WEIGHTS
 from backbone.tokenizer import Tokenizer
 from backbone.weights import load_weights
 from vla.config import RunConfig
@@ -17,7 +18,6 @@ from vla.data.tabletop_text import TabletopText
 from vla.data.text import TextExample, collate_text
 from vla.training.job import Job, Microbatch
 from vla.training.sampler import positions
-from vla.training.vision_job import WEIGHTS
 
 HELD_OUT_SEED = 1_000_000  # added to the seed: scenes that training never draws
 

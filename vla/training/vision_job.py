@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from backbone.initialise import order_patches
 from backbone.siglip import SigLIP, SigLIPConfig
+from backbone.sources.headers import WEIGHTS
 from backbone.weights import save_weights
 from vla.config import RunConfig
 from vla.data.tabletop_places import NAMES, Places, TabletopPlaces
@@ -17,7 +18,6 @@ from vla.training.job import Job, Microbatch
 from vla.training.sampler import positions
 
 HELD_OUT_SEED = 1_000_000  # added to the seed: scenes that training never draws
-WEIGHTS = "model.safetensors"
 
 
 class PlaceNames(nn.Module):
