@@ -39,8 +39,8 @@ class FakeModel:
         rows = range(len(asks))
         step, live = 0, set(rows)
         while live:
-            if self.gate is not None:
-                self.gate.wait()
+            if self.gate is not None and not self.gate.wait(timeout=30):
+                return  # a thread that waited for ever would keep the tests from ending
             self.steps += 1
             live = {i for i in live if wanted(i) and step < len(answers[i])}
             yield [self._token(answers[i][step], asks[i]) if i in live else None for i in rows]
