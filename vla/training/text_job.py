@@ -38,6 +38,7 @@ class TextConfig(RunConfig):
     From there on, steps take turns between one camera and all of `cameras`, so that the model
     serves both a lone picture and a robot's set of them.
 
+    alike: share of instructions that only a shape can decide (`TabletopText`).
     vision: folder of an image encoder to start from, as `VisionConfig` leaves it.
     """
 
@@ -46,6 +47,7 @@ class TextConfig(RunConfig):
     seeing: int = 800
     ramp: int = 800
     standard: float = 0.5
+    alike: float = 0.0
     vision: Path | None = None
 
     def job(self) -> Job:
@@ -91,6 +93,7 @@ class TextConfig(RunConfig):
             seed=self.seed,
             locate=1 - 0.7 * mixed,
             standard=self.standard * mixed,
+            alike=self.alike,
         )
 
     def _microbatches(self, scenes: Scenes, step: int, tokenizer: Tokenizer) -> list[Microbatch]:

@@ -9,7 +9,7 @@ import pytest
 from fake_model import FakeModel
 from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
-from running import Running, running
+from running import Running, running, wait_until
 
 from backbone.vlm import VLM
 from envs.tabletop.render import render
@@ -202,7 +202,7 @@ def test_stop_ends_the_work(page, scene):
         expect(page.get_by_role("button", name="Ask")).to_be_enabled()
         gate.set()
         server.chat("next")
-        assert server.metric("vla_cancelled_total") == 1
+        wait_until(lambda: server.metric("vla_cancelled_total") == 1)
         expect(page.get_by_role("alert")).to_be_hidden()
 
 
