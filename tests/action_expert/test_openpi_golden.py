@@ -168,3 +168,21 @@ def test_half_precision_stays_within_its_own_noise(folder, batch, inputs, output
     for name, ours in found.items():
         assert ours.dtype == torch.float32
         assert_within_noise(f"{folder} {mode} {name}", ours, stored[name], outputs[name])
+
+
+def test_the_pytorch_port_in_half_precision(kind, folder, batch, inputs):
+    model = cast(openpi_model(folder, OPENPI_PYTORCH), torch.bfloat16)
+    stored = arrays(f"openpi_pytorch_{kind}/outputs_bf16.npz")
+    wide = arrays(f"openpi_pytorch_{kind}/outputs_f32.npz")
+    with torch.no_grad():
+        x_t = interpolate(batch.actions, inputs["noise"], inputs["time"])
+        error = velocity(model, batch, x_t, inputs["time"]) - (inputs["noise"] - batch.actions)
+        found = {
+            "loss_per_element": error.square(),
+            **{
+                f"sample_actions_{n}": model.sample_actions(batch, inputs["sample_noise"], steps=n)
+                for n in (10, 4, 1)
+            },
+        }
+    for name, ours in found.items():
+        assert_within_noise(f"openpi_pytorch_{kind} bf16 {name}", ours, stored[name], wide[name])

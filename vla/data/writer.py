@@ -22,6 +22,10 @@ SEED = "episode_seed"
 # A key frame every two: any picture is found by decoding at most two.
 VIDEO = {"vcodec": "h264", "pix_fmt": "yuv444p", "preset": "superfast", "crf": 14, "g": 2}
 
+# LeRobot rewrites the newest file with every episode, so that with its own 200 MB the 3000th episode
+# of small pictures takes four times as long as the first one.
+VIDEO_FILE_MB = 8
+
 
 def write_dataset(
     demonstrations: Iterable[Demonstration],
@@ -90,6 +94,7 @@ def _write(
                     streaming_encoding=True,  # no detour through PNG files
                     encoder_queue_maxsize=0,  # unbounded: a full queue would drop frames
                     metadata_buffer_size=100,
+                    video_files_size_in_mb=VIDEO_FILE_MB,
                 )
             _check_same(features, found, demonstration)
             for frame in _frames(demonstration):
