@@ -21,18 +21,20 @@ def drawn(mask: torch.Tensor) -> list[str]:
 @pytest.fixture(scope="module")
 def theirs():
     torch.manual_seed(0)
-    config = Gemma2Config(
-        vocab_size=160,
-        hidden_size=SIZES.width,
-        intermediate_size=SIZES.mlp,
-        num_hidden_layers=SIZES.depth,
-        num_attention_heads=SIZES.heads,
-        num_key_value_heads=SIZES.kv_heads,
-        head_dim=SIZES.head_dim,
-        query_pre_attn_scalar=SIZES.head_dim,
-        attn_logit_softcapping=SIZES.attention_cap,
-        sliding_window=WINDOW,
-        attn_implementation="eager",
+    config = Gemma2Config.from_dict(
+        {
+            "vocab_size": 160,
+            "hidden_size": SIZES.width,
+            "intermediate_size": SIZES.mlp,
+            "num_hidden_layers": SIZES.depth,
+            "num_attention_heads": SIZES.heads,
+            "num_key_value_heads": SIZES.kv_heads,
+            "head_dim": SIZES.head_dim,
+            "query_pre_attn_scalar": SIZES.head_dim,
+            "attn_logit_softcapping": SIZES.attention_cap,
+            "sliding_window": WINDOW,
+            "attn_implementation": "eager",
+        }
     )
     model = Gemma2Model(config).eval()
     for name, parameter in model.named_parameters():

@@ -54,7 +54,9 @@ def test_the_rotations_precision(rounded):
 @pytest.mark.parametrize("rounded", [True, False])
 def test_a_norms_scale(rounded):
     norm = RMSNorm(2, rounded).bfloat16()
-    torch.nn.init.constant_(norm.weight.data, 0.0042)  # 1.0042 is 1.0078 in bfloat16, or 1 if it were 0
+    torch.nn.init.constant_(
+        norm.weight.data, 0.0042
+    )  # 1.0042 is 1.0078 in bfloat16, or 1 if it were 0
     scale = 1 + norm.weight.tolist()[0]
     scale = torch.tensor(scale).bfloat16().item() if rounded else scale
     x = torch.tensor([[3.0, -4.0]])
@@ -90,8 +92,9 @@ def test_what_keeps_float32_weights(wide):
         assert {p.dtype for p in model.backbone.vision.parameters()} == {kept}
         assert {p.dtype for p in model.backbone.projector.parameters()} == {kept}
         assert model.expert.action_out_proj.weight.dtype == kept
-        assert model.backbone.language.blocks[0].mlp.up_proj.weight.dtype == torch.bfloat16
-    assert pi05.expert.gemma.norm.modulation.weight.dtype == kept
+        inside = model.backbone.language.get_parameter("blocks.0.mlp.up_proj.weight")
+        assert inside.dtype == torch.bfloat16
+    assert pi05.expert.get_parameter("gemma.norm.modulation.weight").dtype == kept
 
 
 @pytest.mark.parametrize("wide", [True, False])
@@ -130,6 +133,7 @@ def test_padded_action_dimensions_in_the_loss(counts):
     }
     batch = processor(Numerics(loss_over_padding=counts)).collate([item])
     width = sizes.expert.action_dim
+    assert batch.action_dim_valid is not None
     assert batch.action_dim_valid.sum() == (width if counts else 2)
 
 
