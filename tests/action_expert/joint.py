@@ -113,3 +113,25 @@ def feed_forward(x: Tensor, layer: Block | AdaptiveBlock, condition: Tensor | No
     gate = layer.mlp.gate_proj(h)
     gate = 0.5 * gate * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (gate + 0.044715 * gate**3)))
     return layer.mlp.down_proj(gate * layer.mlp.up_proj(h)) * outer
+
+
+def loss(model, batch, noise, t):
+    """The mean over rows of the mean over their real action steps, by the joint pass."""
+    x_t = t[:, None, None] * noise + (1 - t[:, None, None]) * batch.actions
+    error = (velocity(model, batch, x_t, t) - (noise - batch.actions)) ** 2
+    rows = [e[valid].mean() for e, valid in zip(error, batch.action_valid, strict=True)]
+    return torch.stack(rows).mean()
+
+
+def assert_equal(ours, theirs, name=""):
+    """To 1e-9 of the reference's largest element: float64 with another order of sums."""
+    difference = (ours - theirs).abs().max().item()
+    assert difference <= 1e-9 * max(1.0, theirs.abs().max().item()), f"{name}: {difference}"
+
+
+def gradients(model: Pi0 | Pi05, loss: Tensor) -> dict[str, Tensor | None]:
+    model.zero_grad(set_to_none=True)
+    loss.backward()
+    return {
+        name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()
+    }

@@ -5,10 +5,11 @@ import dataclasses
 import joint
 import pytest
 import torch
+from joint import assert_equal, gradients
 
 from action_expert.flow import interpolate
 from backbone.masks import block_mask
-from vla.pi0 import PI0_TINY, Pi0
+from vla.pi0 import PI0_TINY
 
 LAST = f"backbone.language.blocks.{PI0_TINY.backbone.language.depth - 1}"
 # Of the backbone's last block only keys and values reach the actions.
@@ -23,26 +24,10 @@ WITHOUT_GRADIENT = {
 }
 
 
-def assert_equal(ours, theirs, name=""):
-    """To 1e-9 of the reference's largest element: float64 with another order of sums."""
-    difference = (ours - theirs).abs().max().item()
-    assert difference <= 1e-9 * max(1.0, theirs.abs().max().item()), f"{name}: {difference}"
-
-
-def gradients(model: Pi0, loss: torch.Tensor) -> dict[str, torch.Tensor | None]:
-    model.zero_grad(set_to_none=True)
-    loss.backward()
-    return {
-        name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()
-    }
-
-
-def joint_loss(model, batch, noise, t):
-    """The mean over rows of the mean over their real action steps, by the joint pass."""
-    x_t = t[:, None, None] * noise + (1 - t[:, None, None]) * batch.actions
-    error = (joint.velocity(model, batch, x_t, t) - (noise - batch.actions)) ** 2
-    rows = [e[valid].mean() for e, valid in zip(error, batch.action_valid, strict=True)]
-    return torch.stack(rows).mean()
+@pytest.fixture(params=["model", "model05"])
+def either(request):
+    """π0, then π0.5."""
+    return request.getfixturevalue(request.param)
 
 
 def test_velocity_of_two_passes_equals_the_joint_pass(model, batch, noise, t):
@@ -54,7 +39,7 @@ def test_velocity_of_two_passes_equals_the_joint_pass(model, batch, noise, t):
 
 
 def test_loss_and_every_gradient_equal_the_joint_pass(model, batch, noise, t):
-    expected_loss = joint_loss(model, batch, noise, t)
+    expected_loss = joint.loss(model, batch, noise, t)
     loss = model(batch, noise[:, None], t[:, None])
     assert_equal(loss, expected_loss)
     expected = gradients(model, expected_loss)
@@ -74,20 +59,20 @@ def test_exactly_the_dead_parameters_of_the_last_block_get_no_gradient(model, ba
     assert {name for name, gradient in ours.items() if gradient is None} == WITHOUT_GRADIENT
 
 
-def test_sampling_equals_the_joint_pass_at_every_step(model, batch, noise):
+def test_sampling_equals_the_joint_pass_at_every_step(either, batch, noise):
     x = noise
     with torch.no_grad():
         for k in range(10):
             now = torch.full((3,), 1 - k / 10, dtype=torch.float64)
-            x = x - 0.1 * joint.velocity(model, batch, x, now)
-    assert_equal(model.sample_actions(batch, noise, steps=10), x)
+            x = x - 0.1 * joint.velocity(either, batch, x, now)
+    assert_equal(either.sample_actions(batch, noise, steps=10), x)
 
 
-def test_draws_that_share_a_prefix_equal_separate_ones(model, batch, noise, t):
+def test_draws_that_share_a_prefix_equal_separate_ones(either, batch, noise, t):
     draws = torch.stack([noise, noise.flip(1), -noise], dim=1)
     times = torch.stack([t, t.flip(0), t / 2], dim=1)
-    together = model(batch, draws, times)
-    apart = [model(batch, draws[:, k : k + 1], times[:, k : k + 1]) for k in range(3)]
+    together = either(batch, draws, times)
+    apart = [either(batch, draws[:, k : k + 1], times[:, k : k + 1]) for k in range(3)]
     assert_equal(together, torch.stack(apart).mean())
 
 
