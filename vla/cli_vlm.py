@@ -251,5 +251,5 @@ def _add_codec(parser: argparse.ArgumentParser) -> None:
         "--codec",
         type=Path,
         metavar="FILE",
-        help="the mask codec, vae-oid.npz (default: the one in DIR)",
+        help="the mask codec, such as vae-oid.npz (default: the one in DIR)",
     )
