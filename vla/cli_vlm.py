@@ -134,9 +134,9 @@ def add_collect(commands) -> argparse.ArgumentParser:
     parser.add_argument(
         "--image-size",
         type=positive,
-        default=96,
+        default=288,
         metavar="PIXELS",
-        help="side of the pictures (default: 96); best the model's own",
+        help="side of the pictures and masks (default: 288)",
     )
     parser.set_defaults(run=_run_collect)
     return parser

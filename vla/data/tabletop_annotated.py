@@ -76,7 +76,7 @@ def _about(
     picture = {"image": f"pictures/{file}"}
     Image.fromarray(render(scene, "top", size)).save(root / "pictures" / file)
     places = {
-        name: [x0 * size, y0 * size, x1 * size, y1 * size]
+        name: [size * min(max(edge, 0.0), 1.0) for edge in (x0, y0, x1, y1)]  # they err by 1e-17
         for name, (y0, x0, y1, x1) in boxes(scene, "top").items()
     }
     questions = [ask(scene, rng, kind) for kind in KINDS]
