@@ -15,17 +15,17 @@ from typing import Any, overload
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from backbone import tasks
 from backbone.constraints import DetectGrammar
 from backbone.decoding import Decoding, decode
 from backbone.findings import Findings, read_findings
-from backbone.generate import Allowed, Step, stream
+from backbone.generate import Step, stream
 from backbone.mask_codec import MaskCodec, codec_beside, load_codec
 from backbone.paligemma import PaliGemma, TextBatch
 from backbone.pretrained import load_pretrained
 from backbone.prompts import Picture, Prompt, batch_prompts
+from backbone.restriction import Allowed
 from backbone.tokenizer import Tokenizer
 
 BATCH = 16  # prompts that are answered side by side
@@ -267,10 +267,12 @@ class VLM:
         return found[0] if _is_picture(image) else found
 
     def _grammar(self, names: Sequence[str], segment: bool) -> Allowed:
-        vocab = self.model.config.vocab
-        return DetectGrammar(self.tokenizer, names, segment=segment, vocab_size=vocab).allowed
+        vocab, device = self.model.config.vocab, self.device
+        return DetectGrammar(
+            self.tokenizer, names, segment=segment, vocab_size=vocab, device=device
+        )
 
-    def _limited(self, allowed: Allowed | None) -> Allowed | Tensor | None:
+    def _limited(self, allowed: Allowed | None) -> Allowed | None:
         """Never a row of the table that stands for no token (Hugging Face's has 64 of them)."""
         rows, known = self.model.config.vocab, self.tokenizer.vocab_size
         if allowed is not None or rows == known:
