@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from backbone.gemma import at_least_float32
-from backbone.generate import EOS, PAD, Allowed, Answers, begin, check_interval, restricted
+from backbone.generate import EOS, PAD, Answers, begin, check_interval
 from backbone.paligemma import PaliGemma, TextBatch
+from backbone.restriction import Allowed, Restriction
 
 
 @torch.no_grad()
@@ -27,7 +28,7 @@ def beam_search(
     *,
     eos: int = EOS,
     pad: int = PAD,
-    allowed: Allowed | Tensor | None = None,
+    allowed: Allowed | None = None,
     check_every: int | None = None,
 ) -> Answers:
     """The best answer of each prompt, at most `max_new_tokens` long with its EOS.
@@ -43,18 +44,19 @@ def beam_search(
     live.score[:, 1:] = -torch.inf  # all beams start out the same: one of them counts
     best = _Answers.empty(logits, rows, 1, max_new_tokens, pad)
     best.score.fill_(-torch.inf)
+    restriction = Restriction(allowed, rows * beams)
     for step in range(max_new_tokens):
-        said = live.tokens[..., :step].flatten(0, 1)
-        usable = restricted(logits.log_softmax(-1), allowed, said).unflatten(0, (rows, beams))
+        usable = restriction.apply(logits.log_softmax(-1)).unflatten(0, (rows, beams))
         best = best.or_better(live.ended(usable[..., eos], step, eos))
         if step + 1 == max_new_tokens:
             break
         live, parent = live.continued(usable, step, eos, pad)
         if (step + 1) % every == 0 and (live.score.amax(1) < best.score[:, 0]).all():
             break
-        room.reorder((parent + first).flatten())
-        token = live.tokens[..., step].reshape(-1, 1)
-        logits = at_least_float32(model.step(token, room)[:, -1])
+        source, token = (parent + first).flatten(), live.tokens[..., step].flatten()
+        restriction.advance(token, source)
+        room.reorder(source)
+        logits = at_least_float32(model.step(token[:, None], room)[:, -1])
     length = max(int((best.tokens == eos).int().argmax(-1).max()) + 1, 1)
     return Answers(best.tokens[:, 0, :length], best.log_probs[:, 0, :length])
 

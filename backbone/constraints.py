@@ -11,7 +11,6 @@ unless it is cut short.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,14 +18,6 @@ from torch import Tensor
 from backbone.detections import SEG_TOKENS, SEPARATOR
 from backbone.tasks import check_names
 from backbone.tokenizer import NUM_LOC, NUM_SEG, Tokenizer
-
-
-class State(NamedTuple):
-    """Where an answer stands: a node of the grammar, and the corner (y0, x0) of an open box."""
-
-    node: int
-    y0: int = 0
-    x0: int = 0
 
 
 @dataclass(frozen=True)
@@ -40,11 +31,11 @@ class _Node:
 
 
 class DetectGrammar:
-    """The answers to "detect a ; b" (or "segment a ; b") over one vocabulary, as a state machine.
+    """The answers to "detect a ; b" (or "segment a ; b") over one vocabulary: a `Grammar`.
 
-    `allowed(tokens)` is the whole use of it in a decoding loop; it looks back to the start of the
-    open item only, so its cost does not grow with the answer. `start`, `advance` and `mask` are the
-    same step by step; a state is a plain value, so beams can share and reorder states.
+    A state is int64 [B, 3], for each answer the node of the graph above and the corner (y0, x0) of
+    the open box. Both tables, node × kind of token, are made once and lie on the device; a step
+    looks up in them and never waits for the host.
     """
 
     def __init__(
@@ -54,86 +45,79 @@ class DetectGrammar:
         segment: bool = False,
         allow_none: bool = True,
         vocab_size: int | None = None,
+        device: torch.device | str = "cpu",
     ):
         """names: what was asked for. segment: 16 `<seg>` follow each box. allow_none: the answer
         may be empty (EOS at once). vocab_size: columns of the logits, where the model has more than
-        the tokenizer (Hugging Face's 257216); these are never allowed.
+        the tokenizer (Hugging Face's 257216); these are never allowed. device: of the logits.
 
         Raises ValueError for names that the grammar can't carry, or too small a vocab_size.
         """
-        self.vocab_size = vocab_size or tokenizer.vocab_size
-        if self.vocab_size < tokenizer.vocab_size:
+        vocab_size = vocab_size or tokenizer.vocab_size
+        if vocab_size < tokenizer.vocab_size:
             raise ValueError(
                 f"vocab_size {vocab_size} is less than the tokenizer's {tokenizer.vocab_size} ids"
             )
-        self._loc0, self._seg0 = tokenizer.loc(0), tokenizer.seg(0)
-        self._eos, self._pad = tokenizer.eos, tokenizer.pad
-        self._nodes = _build(tokenizer, check_names(names), segment, allow_none)
-        self.start = State(_START)
+        nodes = _build(tokenizer, check_names(names), segment, allow_none)
+        words = sorted({token for node in nodes for token in node.tokens})
+        self._loc0, self._nowhere = tokenizer.loc(0), len(nodes)
 
-    def allowed(self, tokens: Tensor) -> Tensor:
-        """What may follow the tokens generated so far (prompt not included).
+        kind = torch.full((vocab_size,), _OTHER)
+        kind[self._loc0 : self._loc0 + NUM_LOC] = _LOC
+        kind[tokenizer.seg(0) : tokenizer.seg(0) + NUM_SEG] = _SEG
+        kind[words] = torch.arange(len(words)) + _SEG + 1
 
-        Args:
-            tokens: int [T], or [B, T] for B rows; T may be 0. After EOS only pad follows.
+        after = torch.full((len(nodes) + 1, _SEG + 1 + len(words)), self._nowhere)
+        for row, node in zip(after, nodes, strict=False):
+            if node.loc is not None:
+                row[_LOC] = node.next
+            if node.seg:
+                row[_SEG] = node.next
+            row[kind[list(node.tokens)]] = torch.tensor([*node.tokens.values()], dtype=torch.int64)
+        open_ = after != self._nowhere
+        after[:, kind[tokenizer.pad]] = _DONE  # a beam that has died says it anywhere
+        locs = torch.tensor([_NO_LOC if node.loc is None else node.loc for node in nodes])
 
-        Returns bool [vocab_size] or [B, vocab_size] on the device of `tokens`.
+        self._kind = kind.to(device)  # [vocab], of each token
+        self._after = after.to(device)  # [nodes + 1, kinds], the next node
+        self._open = open_.to(device)  # [nodes + 1, kinds], what is allowed
+        self._loc = torch.cat([locs, torch.tensor([_NO_LOC])]).to(device)  # [nodes + 1]
+        self._bins = torch.arange(NUM_LOC, device=device)
 
-        Raises ValueError for tokens that this grammar does not allow.
-        """
-        if tokens.ndim == 1:
-            return self.mask(self._state(tokens.tolist())).to(tokens.device)
-        if tokens.ndim != 2:
-            raise ValueError(f"expected tokens [T] or [B, T], got shape {list(tokens.shape)}")
-        masks = [self.mask(self._state(row)) for row in tokens.tolist()]
-        return torch.stack(masks).to(tokens.device)
+    def start(self, rows: int) -> Tensor:
+        """The state of `rows` answers of which nothing has been said."""
+        return self._bins.new_full((rows, 3), _START)
 
-    def advance(self, state: State, token: int) -> State:
-        """The state after `token`. Raises ValueError if `mask(state)` does not allow it."""
-        node = self._nodes[state.node]
-        if token in node.tokens:
-            return State(node.tokens[token])
-        bin_ = token - self._loc0
-        if node.loc is not None and _least(node, state) <= bin_ <= _most(node):
-            y0 = bin_ if node.loc == 0 else state.y0
-            x0 = bin_ if node.loc == 1 else state.x0
-            return State(node.next, y0, x0)
-        if node.seg and 0 <= token - self._seg0 < NUM_SEG:
-            return State(node.next)
-        raise ValueError(f"token id {token} can't come here; draw from the allowed tokens only")
-
-    def mask(self, state: State) -> Tensor:
-        """The tokens that may come next, bool [vocab_size]; at least one is True."""
-        node = self._nodes[state.node]
-        mask = torch.zeros(self.vocab_size, dtype=torch.bool)
-        mask[list(node.tokens)] = True
-        if node.loc is not None:
-            mask[self._loc0 + _least(node, state) : self._loc0 + _most(node) + 1] = True
-        if node.seg:
-            mask[self._seg0 : self._seg0 + NUM_SEG] = True
+    def allowed(self, state: Tensor) -> Tensor:
+        """What may come next, bool [B, vocab]: pad alone after EOS, nothing after a token that was
+        not allowed, else at least one token."""
+        mask = self._open[state[:, 0]].index_select(1, self._kind)
+        least, most = self._range(state)
+        bins = self._bins
+        within = (bins >= least[:, None]) & (bins <= most[:, None])
+        mask[:, self._loc0 : self._loc0 + NUM_LOC] &= within
         return mask
 
-    def _state(self, tokens: list[int]) -> State:
-        if tokens and tokens[-1] in (self._eos, self._pad):
-            return State(_DONE)
-        state = self.start
-        for token in tokens[self._item_start(tokens) :]:
-            state = self.advance(state, token)
-        return state
+    def advance(self, state: Tensor, tokens: Tensor) -> Tensor:
+        """The state after one more token of each answer, int64 [B]."""
+        node, y0, x0 = state.unbind(1)
+        loc, kind, at = self._loc[node], self._kind[tokens], tokens - self._loc0
+        least, most = self._range(state)
+        fits = (kind != _LOC) | ((least <= at) & (at <= most))
+        node = self._after[node, kind].where(fits, self._nowhere)
+        return torch.stack([node, at.where(loc == 0, y0), at.where(loc == 1, x0)], dim=1)
 
-    def _item_start(self, tokens: list[int]) -> int:
-        """Where the last run of `<loc>` begins; everything before it is settled."""
-        i = len(tokens)
-        while i > 0 and not self._is_loc(tokens[i - 1]):
-            i -= 1
-        while i > 0 and self._is_loc(tokens[i - 1]):
-            i -= 1
-        return i
-
-    def _is_loc(self, token: int) -> bool:
-        return 0 <= token - self._loc0 < NUM_LOC
+    def _range(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """The lowest and highest bin where a `<loc>` is next: y1 lies beyond y0, x1 beyond x0, and
+        y0 and x0 leave room for them."""
+        node, y0, x0 = state.unbind(1)
+        loc = self._loc[node]
+        least = (y0 + 1) * (loc == 2) + (x0 + 1) * (loc == 3)
+        return least, NUM_LOC - 1 - (loc < 2).long()
 
 
+_OTHER, _LOC, _SEG = 0, 1, 2  # kinds of tokens; each further one is a kind of its own
+_NO_LOC = 4
 _START, _DONE, _FIRST_LOC = 0, 1, 2
 
 
@@ -182,13 +166,3 @@ def _insert(trie: list[dict[int, int]], offset: int, path: list[int], target: in
         at = trie[at][token] - offset
     assert trie[at].get(path[-1], target) == target, "two names share all of their tokens"
     trie[at][path[-1]] = target
-
-
-def _least(node: _Node, state: State) -> int:
-    """The lowest bin: y1 lies beyond y0, x1 beyond x0."""
-    return {2: state.y0 + 1, 3: state.x0 + 1}.get(node.loc or 0, 0)
-
-
-def _most(node: _Node) -> int:
-    """The highest bin; y0 and x0 leave room for y1 and x1."""
-    return NUM_LOC - 2 if node.loc in (0, 1) else NUM_LOC - 1

@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from backbone.beams import beam_search
-from backbone.generate import Allowed, Answers, best_of, generate
+from backbone.generate import Answers, best_of, generate
 from backbone.paligemma import PaliGemma, TextBatch
+from backbone.restriction import Allowed
 from backbone.sampling import Choose, most_likely, sampler
 
 
@@ -65,7 +65,7 @@ def decode(
     prompts: TextBatch,
     decoding: Decoding,
     generator: torch.Generator | None = None,
-    allowed: Allowed | Tensor | None = None,
+    allowed: Allowed | None = None,
 ) -> Answers:
     """Answer each prompt as `decoding` says. generator, allowed: as in `sampler` and `stream`."""
     most = decoding.max_new_tokens

@@ -8,7 +8,7 @@ it, as a rule); prompts may be padded on either side. Letters: B batch, T genera
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,14 +17,11 @@ from torch import Tensor
 from backbone.gemma import at_least_float32
 from backbone.kv_room import KVRoom
 from backbone.paligemma import PaliGemma, TextBatch
+from backbone.restriction import Allowed, Restriction
 from backbone.sampling import Choose, most_likely
 from backbone.tokenizer import Tokenizer
 
 EOS, PAD = Tokenizer.eos, Tokenizer.pad
-
-# What may come next, bool [B, vocab] or [vocab], given the tokens generated so far, int64 [B, T];
-# `DetectGrammar.allowed` is one. It sees `pad` after a row's EOS.
-Allowed = Callable[[Tensor], Tensor]
 
 # How many steps an accelerator runs between two looks at whether all rows have finished: each look
 # waits for everything that was queued.
@@ -67,26 +64,27 @@ def stream(
     copies: int = 1,
     eos: int | None = EOS,
     pad: int = PAD,
-    allowed: Allowed | Tensor | None = None,
+    allowed: Allowed | None = None,
     check_every: int | None = None,
 ) -> Iterator[Step]:
     """Yield up to `max_new_tokens` steps; ends some time after every row has said `eos`.
 
     copies: answers per prompt, B · copies rows in all, those of a prompt one after the other.
     eos: None for an answer of `max_new_tokens` whatever is said.
-    allowed: tokens that may be chosen, a bool [vocab] for all steps or a function.
+    allowed: tokens that may be chosen, a bool [vocab] for all steps or a `Grammar`, such as
+        `DetectGrammar`.
     check_every: steps between two looks at whether all have finished; 1 on a CPU, 8 elsewhere.
     """
     logits, room = begin(model, prompts, max_new_tokens, copies)
     every = check_every or check_interval(logits.device)
     rows = logits.shape[0]
     finished = torch.zeros(rows, dtype=torch.bool, device=logits.device)
-    said = torch.full((rows, max_new_tokens), pad, device=logits.device)
+    restriction = Restriction(allowed, rows)
     for step in range(max_new_tokens):
-        token = choose(restricted(logits, allowed, said[:, :step])).masked_fill(finished, pad)
+        token = choose(restriction.apply(logits)).masked_fill(finished, pad)
         log_prob = logits.log_softmax(-1).gather(-1, token[:, None])[:, 0]
         log_prob = log_prob.masked_fill(finished, 0)
-        said[:, step] = token
+        restriction.advance(token)
         if eos is not None:
             finished = finished | (token == eos)
         yield Step(token, log_prob, finished)
@@ -105,7 +103,7 @@ def generate(
     copies: int = 1,
     eos: int | None = EOS,
     pad: int = PAD,
-    allowed: Allowed | Tensor | None = None,
+    allowed: Allowed | None = None,
     check_every: int | None = None,
 ) -> Answers:
     """All of `stream`, as long as the longest answer."""
@@ -157,7 +155,7 @@ def best_of(
     *,
     eos: int | None = EOS,
     pad: int = PAD,
-    allowed: Allowed | Tensor | None = None,
+    allowed: Allowed | None = None,
 ) -> Answers:
     """Draw `count` answers per prompt and keep the one with the highest score."""
     drawn = generate(
@@ -190,14 +188,6 @@ def begin(
     logits = at_least_float32(model.embedding.logits(hidden[rows, last]))
     room = KVRoom(cache.repeat(copies), max_new_tokens - 1)
     return logits.repeat_interleave(copies, dim=0), room
-
-
-def restricted(logits: Tensor, allowed: Allowed | Tensor | None, said: Tensor) -> Tensor:
-    """−inf where a token isn't allowed after `said`."""
-    if allowed is None:
-        return logits
-    mask = allowed if isinstance(allowed, Tensor) else allowed(said)
-    return logits.masked_fill(~mask, -torch.inf)
 
 
 def check_interval(device: torch.device) -> int:

@@ -4,15 +4,16 @@
     codes 4×4 ─ their vectors ─ 1×1 ─ 2 residual blocks ─ 4 × (transposed conv, stride 2) ─→ mask
 
 The architecture and the training are those of "All in Tokens" (Ning et al., arXiv 2301.02229), the
-weights that PaliGemma was trained with are `vae-oid.npz` in big_vision; `load_vae_oid` reads them,
-and `backbone.mask_codec_training` makes others. A mask is the part of a picture's mask within a
-thing's box, stretched to 64 × 64: `cut` and `paste`.
+weights that PaliGemma was trained with are `vae-oid.npz` in big_vision; `load_codec` reads them,
+and others, which `backbone.mask_codec_training` makes. A mask is the part of a picture's mask
+within a thing's box, stretched to 64 × 64: `cut` and `paste`.
 
 B batch, D width of a code's vector, K codes.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from backbone.detections import Box
-from backbone.weights import load_tensors
+from backbone.weights import Shape, file_weights, load_tensors, load_weights
 
 MASK_SIZE = 64
 GRID = 4
@@ -144,6 +145,46 @@ def _decoder(config: MaskCodecConfig) -> nn.Sequential:
 
 
 # Weights
+
+
+CODEC = "mask_codec.safetensors"  # of this package, beside a PaliGemma's weights
+VAE_OID = "vae-oid.npz"  # big_vision's
+
+
+def codec_beside(weights: Path | str) -> Path | None:
+    """The mask codec in the folder of a PaliGemma, given by that folder or a file in it.
+
+    Ours where there are two.
+    """
+    folder = Path(weights) if Path(weights).is_dir() else Path(weights).parent
+    return next((p for p in (folder / CODEC, folder / VAE_OID) if p.is_file()), None)
+
+
+def load_codec(path: Path | str) -> MaskCodec:
+    """A mask codec, float32: big_vision's .npz, or a safetensors file of this package's.
+
+    The shapes in a safetensors file tell the codec's sizes. Raises FileNotFoundError if there is no
+    such file, ValueError if it is not whole, or holds no codec or more than one.
+    """
+    path = Path(path)
+    if path.suffix == ".npz":
+        return load_vae_oid(path).eval()
+    if not path.is_file():
+        raise FileNotFoundError(f"no mask codec at {path}; expected {CODEC} or {VAE_OID}")
+    codec = MaskCodec(_told(file_weights(path).shapes, path))
+    load_weights(codec, path)
+    return codec.eval()
+
+
+def _told(shapes: Mapping[str, Shape], path: Path) -> MaskCodecConfig:
+    """The sizes that a codec's shapes tell."""
+    halvings = [shapes.get(f"encoder.{i}.weight", ()) for i in (0, 2, 4, 6)]
+    codebook = shapes.get("codebook", ())
+    if len(codebook) != 2 or not all(halvings):
+        raise ValueError(f"{path} holds no mask codec; expected {CODEC} or {VAE_OID}")
+    a, b, c, d = (shape[0] for shape in halvings)
+    blocks = sum(re.fullmatch(r"encoder\.\d+\.net\.0\.weight", name) is not None for name in shapes)
+    return MaskCodecConfig(*codebook, widths=(a, b, c, d), residual_blocks=blocks)
 
 
 CODEBOOK_KEY = "_vq_vae._embedding"

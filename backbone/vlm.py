@@ -15,17 +15,17 @@ from typing import Any, overload
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from backbone import tasks
 from backbone.constraints import DetectGrammar
 from backbone.decoding import Decoding, decode
 from backbone.findings import Findings, read_findings
-from backbone.generate import Allowed, Step, stream
-from backbone.mask_codec import MaskCodec
+from backbone.generate import Step, stream
+from backbone.mask_codec import MaskCodec, codec_beside, load_codec
 from backbone.paligemma import PaliGemma, TextBatch
 from backbone.pretrained import load_pretrained
 from backbone.prompts import Picture, Prompt, batch_prompts
+from backbone.restriction import Allowed
 from backbone.tokenizer import Tokenizer
 
 BATCH = 16  # prompts that are answered side by side
@@ -74,13 +74,16 @@ class VLM:
         device, dtype: of the weights. tokenizer: instead of the one beside the weights.
         resolution: of the images, in pixels, where another is wanted than the weights have: their
         position embeddings are resampled as big_vision does it.
+        A mask codec beside the weights (`mask_codec.safetensors` or big_vision's `vae-oid.npz`)
+        is read too, in float32.
         Raises FileNotFoundError if a file is missing, ValueError if the files do not belong
         together or what they hold cannot be used.
         """
         model, vocabulary = load_pretrained(
             path, device=device, dtype=dtype, tokenizer=tokenizer, resolution=resolution
         )
-        return cls(model, vocabulary)
+        beside = codec_beside(path)
+        return cls(model, vocabulary, None if beside is None else load_codec(beside).to(device))
 
     # What PaliGemma was trained to be asked (`backbone.tasks`). `image` is one picture, or a list
     # of them, each of which gets an answer. Options are `Decoding`'s fields and `generator`.
@@ -160,7 +163,7 @@ class VLM:
         """
         if self.codec is None:
             raise ValueError(
-                "segment needs a mask codec; set vlm.codec = load_vae_oid('vae-oid.npz')"
+                "segment needs a mask codec; set vlm.codec = load_codec('vae-oid.npz')"
             )
         allowed = self._grammar(names, segment=True) if restrict else None
         return self._find(image, tasks.segment(names), self.codec, allowed, options)
@@ -264,10 +267,12 @@ class VLM:
         return found[0] if _is_picture(image) else found
 
     def _grammar(self, names: Sequence[str], segment: bool) -> Allowed:
-        vocab = self.model.config.vocab
-        return DetectGrammar(self.tokenizer, names, segment=segment, vocab_size=vocab).allowed
+        vocab, device = self.model.config.vocab, self.device
+        return DetectGrammar(
+            self.tokenizer, names, segment=segment, vocab_size=vocab, device=device
+        )
 
-    def _limited(self, allowed: Allowed | None) -> Allowed | Tensor | None:
+    def _limited(self, allowed: Allowed | None) -> Allowed | None:
         """Never a row of the table that stands for no token (Hugging Face's has 64 of them)."""
         rows, known = self.model.config.vocab, self.tokenizer.vocab_size
         if allowed is not None or rows == known:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
+from vla.assets import PALIGEMMA_TABLETOP
 from vla.cli_serve import add_serve
 from vla.cli_vlm import VLM_COMMANDS, positive
 
@@ -148,6 +149,22 @@ def _add_demo(commands) -> argparse.ArgumentParser:
     parser.add_argument(
         "--policy", choices=("pi0", "pi05"), default="pi0", help="which model to train"
     )
+    parser.add_argument(
+        "--init",
+        type=lambda text: None if text == "none" else Path(text),
+        default=PALIGEMMA_TABLETOP,
+        metavar="DIR",
+        help="the PaliGemma to start from (default: one that ships), none: random weights",
+    )
+    parser.add_argument(
+        "--curve",
+        type=positive,
+        metavar="N",
+        help="success against steps: roll out after every N steps (default: 400)",
+    )
+    parser.add_argument(
+        "--curve-episodes", type=positive, metavar="N", help="episodes at each (default: 20)"
+    )
     parser.set_defaults(run=_run_demo)
     return parser
 
@@ -160,8 +177,11 @@ def _run_demo(args: argparse.Namespace) -> int:
         quick=args.quick,
         episodes=args.episodes,
         steps=args.steps,
+        curve=args.curve,
+        curve_rollouts=args.curve_episodes,
         seed=args.seed,
         policy=args.policy,
+        init=args.init,
     )
 
 

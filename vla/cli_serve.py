@@ -48,7 +48,7 @@ def _add_vlm(kinds) -> None:
         "--codec",
         type=Path,
         metavar="FILE",
-        help="the mask codec, vae-oid.npz (default: the one in DIR, if there is one)",
+        help="the mask codec, such as vae-oid.npz (default: the one in DIR, if any)",
     )
     parser.add_argument("--max-batch", type=positive, default=16, metavar="N", help="side by side")
     parser.add_argument(
@@ -111,12 +111,11 @@ def _run_vlm(args: argparse.Namespace) -> None:
 
 def _load(args: argparse.Namespace):
     """The VLM, with a mask codec where one is given or stands beside its weights."""
-    from backbone.mask_codec import load_vae_oid
-    from vla.vlm_commands import CODEC_FILE, load
+    from backbone.mask_codec import load_codec
+    from vla.vlm_commands import load
 
     args.dtype = args.dtype or ("float32" if args.device == "cpu" else "bfloat16")
     vlm = load(args)
-    beside = args.model / CODEC_FILE
-    codec = args.codec or (beside if beside.is_file() else None)
-    vlm.codec = None if codec is None else load_vae_oid(codec).eval().to(vlm.device)
+    if args.codec is not None:
+        vlm.codec = load_codec(args.codec).to(vlm.device)
     return vlm

@@ -1,4 +1,4 @@
-"""The commands of the VLM alone: caption, ask, ocr, detect, segment, evaluate-vlm.
+"""The commands of the VLM alone: caption, ask, ocr, detect, segment, collect-vlm, evaluate-vlm.
 
 Nothing but their arguments is known here; `vla.vlm_commands` runs them.
 """
@@ -117,7 +117,47 @@ def _run_evaluate(args: argparse.Namespace) -> None:
     evaluate(args)
 
 
-VLM_COMMANDS = (add_caption, add_ask, add_ocr, add_detect, add_segment, add_evaluate)
+def add_collect(commands) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        "collect-vlm",
+        help="image-text tests about a tabletop, with their pictures",
+        description="Write pictures of random scenes of ENV and what is asked about them to DIR, "
+        "which must not exist yet: questions.jsonl, captions.jsonl, detect.jsonl and "
+        "segment.jsonl, each of which evaluate-vlm takes as --data.",
+    )
+    parser.add_argument("env", metavar="ENV", help="Tabletop-v0 or Tabletop-easy-v0")
+    parser.add_argument("--scenes", type=positive, required=True, metavar="N")
+    parser.add_argument("--root", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--seed", type=int, default=1_000_000, help="default: scenes that no training draws"
+    )
+    parser.add_argument(
+        "--image-size",
+        type=positive,
+        default=288,
+        metavar="PIXELS",
+        help="side of the pictures and masks (default: 288)",
+    )
+    parser.set_defaults(run=_run_collect)
+    return parser
+
+
+def _run_collect(args: argparse.Namespace) -> None:
+    from vla.data.tabletop_annotated import write_annotated
+
+    write_annotated(args.env, args.scenes, args.root, seed=args.seed, image_size=args.image_size)
+    print(f"{args.scenes} scenes of {args.env} in {args.root}")
+
+
+VLM_COMMANDS = (
+    add_caption,
+    add_ask,
+    add_ocr,
+    add_detect,
+    add_segment,
+    add_collect,
+    add_evaluate,
+)
 
 
 def positive(text: str) -> int:
@@ -211,5 +251,5 @@ def _add_codec(parser: argparse.ArgumentParser) -> None:
         "--codec",
         type=Path,
         metavar="FILE",
-        help="the mask codec, vae-oid.npz (default: the one in DIR)",
+        help="the mask codec, such as vae-oid.npz (default: the one in DIR)",
     )

@@ -6,21 +6,23 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from backbone.pretrained import read_config
 from vla.assets import PALIGEMMA_TABLETOP
 from vla.config import DataConfig, OptimConfig, TrainConfig
 from vla.data.collect import collect
 from vla.data.dataset import open_dataset
 from vla.data.demonstrations import Demonstrations, split
-from vla.demo_report import FILMED, Outcome, demo_report, summary
+from vla.demo_curve import drawn, progress, steps_to
+from vla.demo_report import FILMED, TARGETS, Outcome, demo_report, summary
 from vla.evaluation import figures
 from vla.evaluation.evaluate import Evaluation, evaluate
-from vla.evaluation.report import Curves, write_report
-from vla.evaluation.svg import Series
+from vla.evaluation.report import write_report
 from vla.model import ModelConfig, build
 from vla.pi0 import PI0_SMALL
 from vla.pi05 import PI05_SMALL
@@ -30,16 +32,12 @@ from vla.training.loop import train
 from vla.training.policy_job import load_init
 
 ENV = "Tabletop-easy-v0"
-# Pictures are drawn at the model's own size, as those that its backbone learned from.
-ENV_KWARGS = {"image_size": PI0_SMALL.backbone.vision.resolution}
 # Sizes, and tokens for a prompt: the world's longest instruction takes 15, with the state 44.
 POLICIES: dict[str, tuple[ModelConfig, int]] = {"pi0": (PI0_SMALL, 24), "pi05": (PI05_SMALL, 48)}
 NAMES = {"pi0": "π0", "pi05": "π0.5"}
 RESULT = "result.json"  # also what marks a folder as a demo's output
 # First seeds of scenes: demonstrations count up from the demo's seed, which stays far below.
 UNSEEN, CURVE, LARGEST_SEED = 1_000_000, 2_000_000, 900_000
-ACTION_TOLERANCE = 0.25  # of an action's range [-1, 1], for the accuracy curve
-ITEMS = 200  # about so many held-out observations
 
 
 @dataclass(frozen=True)
@@ -53,18 +51,32 @@ class Plan:
     warmup: int = 100
     lr: float = 1e-3
     rollouts: int = 100  # per setting: trained, untrained, swapped
-    curve_points: int = 5  # checkpoints that are rolled out for the curve of success
+    curve: int = 400  # steps between the checkpoints that are rolled out for the curve of success
     curve_rollouts: int = 20
     replan_every: int = 5
     num_envs: int = 25
     seed: int = 0
     policy: str = "pi0"  # or "pi05"
+    init: Path | None = PALIGEMMA_TABLETOP  # None: random weights
+
+    @property
+    def model(self) -> ModelConfig:
+        """The small policy with the backbone that it starts from."""
+        model, _ = POLICIES[self.policy]
+        return model if self.init is None else replace(model, backbone=read_config(self.init))
+
+    @property
+    def rollout_options(self) -> dict[str, Any]:
+        """For `evaluate`."""
+        return {
+            "num_envs": self.num_envs,
+            "replan_every": self.replan_every,
+            "env_kwargs": env_kwargs(self.model),
+        }
 
 
 FULL = Plan()
-QUICK = Plan(
-    episodes=24, steps=60, warmup=10, rollouts=8, curve_points=2, curve_rollouts=4, num_envs=8
-)
+QUICK = Plan(episodes=24, steps=60, warmup=10, rollouts=8, curve=30, curve_rollouts=4, num_envs=8)
 
 
 def run_demo(
@@ -73,23 +85,33 @@ def run_demo(
     quick: bool = False,
     episodes: int | None = None,
     steps: int | None = None,
+    curve: int | None = None,
+    curve_rollouts: int | None = None,
     seed: int = 0,
     policy: str = "pi0",
+    init: Path | None = PALIGEMMA_TABLETOP,
 ) -> int:
     """Do all stages and leave result.json, report.html, policy/, dataset/, run/ and videos/ in
     `output_dir`; what an earlier demo left there is replaced when this one is done.
 
     quick: few of everything, in under two minutes; returns 1 if the losses didn't fall, else 0.
     episodes, steps: other amounts than the plan's.
+    curve: steps between two points of success against steps; curve_rollouts: scenes of each, the
+        same for all points and demos. They are in result.json and the report.
     seed: of the first demonstration, of the model and of the order of samples.
     policy: "pi0", or "pi05", whose prompt tells the state.
-    Raises ValueError if `output_dir` holds something that no demo made, or for a seed whose scenes
-    are kept for the rollouts.
+    init: folder of a PaliGemma of this package that it starts from, of whatever sizes the small
+        expert can read; None: random weights.
+    Raises ValueError if `output_dir` holds something that no demo made, for a seed whose scenes
+    are kept for the rollouts, or for a PaliGemma that doesn't fit, FileNotFoundError for none.
     """
     if not 0 <= seed <= LARGEST_SEED:
         raise ValueError(f"expected a seed from 0 to {LARGEST_SEED}, got {seed}")
-    given = {"episodes": episodes, "steps": steps, "seed": seed, "policy": policy}
+    given = {"episodes": episodes, "steps": steps, "curve": curve, "curve_rollouts": curve_rollouts}
     plan = replace(QUICK if quick else FULL, **{k: v for k, v in given.items() if v is not None})
+    plan = replace(plan, seed=seed, policy=policy, init=init)
+    if init is not None:  # what can't be loaded is told now, not after the demonstrations
+        load_init(build(plan.model), init)
     with replaced(output_dir) as folder:
         fell = _stages(plan, folder)
     print(f"\nreport: {output_dir / 'report.html'}")
@@ -103,7 +125,8 @@ def _stages(plan: Plan, folder: Path) -> bool:
     """Everything between the command and its last lines; whether the losses fell."""
     start = time.perf_counter()
     _heading(1, f"{plan.episodes} demonstrations of {ENV} by the scripted expert")
-    collect(ENV, plan.episodes, folder / "dataset", seed=plan.seed, env_kwargs=ENV_KWARGS)
+    kwargs = env_kwargs(plan.model)
+    collect(ENV, plan.episodes, folder / "dataset", seed=plan.seed, env_kwargs=kwargs)
 
     _heading(2, f"a small {NAMES[plan.policy]} learns from them, {plan.steps} steps")
     config = train_config(plan, folder)
@@ -116,22 +139,35 @@ def _stages(plan: Plan, folder: Path) -> bool:
 
     _heading(4, "report")
     held_out = held_out_demonstrations(config)
-    curves = (figures.loss_curves(config.output_dir), progress(plan, config, untrained, held_out))
-    _thin_out(config.output_dir / "checkpoints")
+    checkpoints = config.output_dir / "checkpoints"
+    scenes = range(CURVE, CURVE + plan.curve_rollouts)
+    points = tuple(progress(checkpoints, untrained, held_out, ENV, scenes, **plan.rollout_options))
+    curves = (figures.loss_curves(config.output_dir), drawn(points))
+    _thin_out(checkpoints)
     seconds = time.perf_counter() - start
-    result = {**outcome.counts(), "seconds": round(seconds, 1)}
+    reached = steps_to(TARGETS["success"], points)
+    curve = {"curve": [asdict(point) for point in points], "steps_to_target": reached}
+    result = {**outcome.counts(), **curve, "seconds": round(seconds, 1)}
     (folder / RESULT).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     facts = {
         "Demonstrations": f"{plan.episodes} episodes, {sum(held_out.dataset.lengths)} frames",
         "Policy": f"a small {NAMES[plan.policy]}",
         "Training": f"{plan.steps} steps of {plan.batch_size}",
-        "Start": "a small PaliGemma pretrained on this world",
+        "Start": _start(plan.init),
         "Seed": str(plan.seed),
     }
     report = demo_report(folder, outcome, policy, held_out, curves, facts, seconds)
     write_report(report, folder / "report.html")
     print(summary(result))
     return losses_fell(config.output_dir)
+
+
+def _start(init: Path | None) -> str:
+    if init is None:
+        return "random weights"
+    if init == PALIGEMMA_TABLETOP:
+        return "a small PaliGemma pretrained on this world"
+    return f"the PaliGemma in {init}"
 
 
 def _thin_out(checkpoints: Path) -> None:
@@ -176,14 +212,14 @@ def replaced(final: Path) -> Iterator[Path]:
 
 def train_config(plan: Plan, folder: Path) -> TrainConfig:
     """The run of a demo, in `folder`/run on `folder`/dataset."""
-    model, prompt_length = POLICIES[plan.policy]
+    _, prompt_length = POLICIES[plan.policy]
     return TrainConfig(
         output_dir=folder / "run",
-        model=model,
+        model=plan.model,
         data=DataConfig(
             root=folder / "dataset", allow_short_episodes=True, prompt_length=prompt_length
         ),
-        init=PALIGEMMA_TABLETOP,
+        init=plan.init,
         steps=plan.steps,
         batch_size=plan.batch_size,
         draws=plan.draws,
@@ -192,9 +228,14 @@ def train_config(plan: Plan, folder: Path) -> TrainConfig:
         seed=plan.seed,
         log_every=max(1, plan.steps // 100),
         eval_every=max(1, plan.steps // 10),
-        save_every=max(1, plan.steps // plan.curve_points),
-        keep=plan.curve_points + 1,
+        save_every=plan.curve,
+        keep=plan.steps // plan.curve + 1,
     )
+
+
+def env_kwargs(model: ModelConfig) -> dict[str, Any]:
+    """Pictures are drawn at the model's own size, as those that its backbone learned from."""
+    return {"image_size": model.backbone.vision.resolution}
 
 
 def untrained_policy(config: TrainConfig, trained: Policy) -> Policy:
@@ -243,12 +284,10 @@ def roll_out(plan: Plan, policy: Policy, untrained: Policy) -> Outcome:
             policy,
             ENV,
             seeds,
-            num_envs=plan.num_envs,
-            replan_every=plan.replan_every,
             options=options,
-            env_kwargs=ENV_KWARGS,
             record=FILMED,
             progress=True,
+            **plan.rollout_options,
         )
 
     return Outcome(
@@ -256,35 +295,3 @@ def roll_out(plan: Plan, policy: Policy, untrained: Policy) -> Outcome:
         untrained=run("untrained", untrained),
         swapped=run("trained, with swapped instructions", policy, {"swap": True}),
     )
-
-
-def progress(
-    plan: Plan, config: TrainConfig, untrained: Policy, held_out: Demonstrations
-) -> Curves:
-    """Success in scenes of their own and action accuracy, at step 0 and at every checkpoint."""
-    items = [held_out[i] for i in range(0, len(held_out), max(1, len(held_out) // ITEMS))]
-    folder = config.output_dir / "checkpoints"
-    steps, success, accuracy = [0, *checkpoint.steps(folder)], [], []
-    for step in steps:
-        policy = Policy.from_pretrained(folder / str(step) / "policy") if step else untrained
-        accuracy.append(figures.chunk_accuracy(policy, items, ACTION_TOLERANCE))
-        scenes = range(CURVE, CURVE + plan.curve_rollouts)
-        total = evaluate(
-            policy,
-            ENV,
-            scenes,
-            num_envs=plan.num_envs,
-            replan_every=plan.replan_every,
-            env_kwargs=ENV_KWARGS,
-        ).table.total
-        success.append(total.rate)
-        print(f"step {step}: success {total.k}/{total.n}, actions {accuracy[-1]:.0%}", flush=True)
-    series = (
-        Series("episodes solved", steps, success, colour=1, points=True),
-        Series("actions like the expert's", steps, accuracy, colour=3, dashed=True, points=True),
-    )
-    note = (
-        f"Success in {plan.curve_rollouts} scenes used for nothing else; actions of held-out "
-        f"episodes within {ACTION_TOLERANCE} of the expert's in every dimension."
-    )
-    return Curves(series, "Accuracy", note, "share", percent=True)

@@ -41,14 +41,17 @@ class Outcome:
 
 
 def summary(result: dict) -> str:
-    """The counts of result.json with their intervals and targets, as lines for a terminal."""
+    """What result.json holds, with intervals and targets, as lines for a terminal."""
     lines = []
     for name, sign in SIGNS.items():
         k, n = result[name]["k"], result[name]["n"]
         low, high = wilson(k, n)
         target = f"   wanted {sign} {TARGETS[name]:.0%}" if name in TARGETS else ""
         lines.append(f"{name:<18}{k:>4}/{n:<4} {k / n:>4.0%}  [{low:.0%}, {high:.0%}]{target}")
-    return "\n".join([*lines, f"{'time':<18}{_minutes(result['seconds'])}"])
+    reached = result["steps_to_target"]
+    steps = f"after {reached} steps" if reached is not None else "never on the curve"
+    lines.append(f"{f'{TARGETS["success"]:.0%} solved':<18} {steps}")
+    return "\n".join([*lines, f"{'time':<18} {_minutes(result['seconds'])}"])
 
 
 def demo_report(

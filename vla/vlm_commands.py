@@ -18,7 +18,7 @@ from tqdm import tqdm
 from backbone import tasks
 from backbone.decoding import Decoding
 from backbone.findings import Findings
-from backbone.mask_codec import MaskCodec, load_vae_oid
+from backbone.mask_codec import CODEC, VAE_OID, MaskCodec, codec_beside, load_codec
 from backbone.vlm import VLM
 from vla.assets import PALIGEMMA_TABLETOP
 from vla.cli_vlm import DECODING
@@ -28,17 +28,11 @@ from vla.evaluation.evaluate_vlm import evaluate_vlm, save_vlm_evaluation
 from vla.evaluation.vlm_tasks import TASKS, VLMTask, referring_masks
 from vla.picture_list import STDIN, Opened, find_pictures, limits, read_picture
 
-CODEC_FILE = "vae-oid.npz"
 MASK_TASK = "refcoco-masks"
 
 
 def load(args: argparse.Namespace) -> VLM:
-    if args.model is None:
-        raise ValueError(
-            "expected --model DIR, a PaliGemma's folder; a small one for trying out ships as "
-            f"{PALIGEMMA_TABLETOP}"
-        )
-    return VLM.from_pretrained(args.model, device=_device(args.device), dtype=args.dtype)
+    return VLM.from_pretrained(_model(args), device=_device(args.device), dtype=args.dtype)
 
 
 def say(args: argparse.Namespace, prompt: str) -> int:
@@ -109,6 +103,15 @@ def evaluate(args: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save_vlm_evaluation(evaluation, folder, settings)
     print(f"saved in {folder}")
+
+
+def _model(args: argparse.Namespace) -> Path:
+    if args.model is None:
+        raise ValueError(
+            "expected --model DIR, a PaliGemma's folder; a small one for trying out ships as "
+            f"{PALIGEMMA_TABLETOP}"
+        )
+    return args.model
 
 
 def _device(name: str) -> torch.device:
@@ -244,13 +247,12 @@ def _save(picture: np.ndarray, found: Findings, path: Path) -> None:
 
 
 def _codec(args: argparse.Namespace) -> MaskCodec:
-    beside = args.model if args.model.is_dir() else args.model.parent
-    path = args.codec or beside / CODEC_FILE
-    if not path.is_file():
+    path = args.codec or codec_beside(_model(args))
+    if path is None:
         raise FileNotFoundError(
-            f"no mask codec at {path}; give big_vision's {CODEC_FILE} with --codec"
+            f"no mask codec beside {args.model} ({CODEC} or {VAE_OID}); give one with --codec"
         )
-    return load_vae_oid(path).eval()
+    return load_codec(path)
 
 
 def _task(args: argparse.Namespace) -> VLMTask:

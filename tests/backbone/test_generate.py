@@ -195,9 +195,9 @@ def test_a_restricted_answer_is_read_without_dropping_anything(model, beams):
     tokenizer = Tokenizer.small()
     grammar = DetectGrammar(tokenizer, ["cup", "red spoon"], allow_none=False)
     if beams == 1:
-        said = generate(model, BATCH, 60, allowed=grammar.allowed)
+        said = generate(model, BATCH, 60, allowed=grammar)
     else:
-        said = beam_search(model, BATCH, 30, beams, allowed=grammar.allowed)
+        said = beam_search(model, BATCH, 30, beams, allowed=grammar)
     for tokens in said.tokens.tolist():
         if EOS not in tokens:
             continue  # cut short
@@ -211,7 +211,7 @@ def test_a_restricted_answer_is_read_without_dropping_anything(model, beams):
 def test_beams_that_may_not_end_give_no_answer(model):
     """As long as the grammar needs more tokens than there may be."""
     grammar = DetectGrammar(Tokenizer.small(), ["cup"], allow_none=False)
-    said = beam_search(model, BATCH, 3, 2, allowed=grammar.allowed)
+    said = beam_search(model, BATCH, 3, 2, allowed=grammar)
     assert not said.tokens.any()
 
 

@@ -120,14 +120,22 @@ def test_live_beams_are_hugging_faces_without_a_length_penalty(name, eos):
         torch.zeros_like(valid),
     )
 
-    def allowed(said):
-        last = said.shape[1] == 10
-        mask = torch.full((sizes.vocab,), not last)
-        mask[eos] = last
-        mask[hf_reference.IMAGE_TOKEN] = False  # after the softmax, as there
-        return mask
+    class EndsAfterTen:
+        """A state counts the tokens."""
 
-    found = beam_search(model, batch, 11, 3, eos=eos, allowed=allowed)
+        def start(self, rows):
+            return torch.zeros(rows, 1, dtype=torch.int64)
+
+        def allowed(self, state):
+            is_eos = torch.arange(sizes.vocab) == eos
+            mask = is_eos == (state == 10)
+            mask[:, hf_reference.IMAGE_TOKEN] = False  # after the softmax, as there
+            return mask
+
+        def advance(self, state, tokens):
+            return state + 1
+
+    found = beam_search(model, batch, 11, 3, eos=eos, allowed=EndsAfterTen())
     for i in range(rows):
         beam = theirs[i].tolist().index(found.tokens[i, :10].tolist())
         score = outputs["gen/beam3_lp0_early0_scores"][i, beam]

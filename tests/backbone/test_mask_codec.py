@@ -6,7 +6,19 @@ import torch
 from mask_shapes import shape
 
 from backbone.detections import Box
-from backbone.mask_codec import MaskCodec, MaskCodecConfig, cut, load_vae_oid, paste
+from backbone.mask_codec import (
+    CODEC,
+    SMALL_MASK_CODEC,
+    VAE_OID,
+    MaskCodec,
+    MaskCodecConfig,
+    codec_beside,
+    cut,
+    load_codec,
+    load_vae_oid,
+    paste,
+)
+from backbone.weights import save_tensors, save_weights
 
 TINY = MaskCodecConfig(codes=32, code_width=8, widths=(8, 8, 16, 32), residual_blocks=0)
 WHOLE = Box(0, 0, 1, 1)
@@ -170,6 +182,50 @@ def test_another_file_is_refused(tmp_path):
     np.savez(tmp_path / "pickle.npz", codebook=pickled)
     with pytest.raises(ValueError, match="not a whole"):
         load_vae_oid(tmp_path / "pickle.npz")
+
+
+@pytest.mark.parametrize("config", [MaskCodecConfig(), SMALL_MASK_CODEC, TINY])
+def test_a_codecs_file_tells_its_sizes(config, tmp_path):
+    torch.manual_seed(0)
+    codec = MaskCodec(config)
+    save_weights(codec, tmp_path / CODEC)
+    loaded = load_codec(tmp_path / CODEC)
+    assert loaded.config == config
+    assert not loaded.training
+    masks = torch.rand(2, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(loaded.encode(masks), codec.encode(masks))
+        assert torch.equal(loaded.decode(codec.encode(masks)), codec.decode(codec.encode(masks)))
+
+
+def test_big_visions_file_is_told_by_its_name(arrays, vae_oid, tmp_path):
+    np.savez(tmp_path / VAE_OID, **arrays)
+    assert torch.equal(load_codec(tmp_path / VAE_OID).codebook, vae_oid.codebook)
+
+
+def test_a_codec_is_found_beside_the_weights_and_ours_first(tmp_path):
+    assert codec_beside(tmp_path) is None
+    for name in (VAE_OID, CODEC):
+        (tmp_path / name).touch()
+        assert codec_beside(tmp_path) == codec_beside(tmp_path / "model.npz") == tmp_path / name
+
+
+def test_a_file_without_a_codec_is_refused(tmp_path):
+    path = tmp_path / CODEC
+    with pytest.raises(FileNotFoundError, match=r"no mask codec at .*mask_codec"):
+        load_codec(path)
+    save_tensors({"weight": torch.zeros(3)}, path)
+    with pytest.raises(
+        ValueError, match=r"holds no mask codec; expected mask_codec\.safetensors or"
+    ):
+        load_codec(path)
+    tensors = MaskCodec(TINY).state_dict()
+    save_tensors({k: v for k, v in tensors.items() if k != "decoder.10.bias"}, path)
+    with pytest.raises(ValueError, match=r"missing from the file: decoder\.10\.bias"):
+        load_codec(path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="mask_codec"):
+        load_codec(path)
 
 
 def test_shapes_and_codes_are_checked():

@@ -11,10 +11,11 @@ from backbone import VLM
 from backbone.detections import Box
 from backbone.findings import read_findings
 from backbone.image import prepare
-from backbone.mask_codec import SMALL_MASK_CODEC, MaskCodec, paste
+from backbone.mask_codec import CODEC, SMALL_MASK_CODEC, MaskCodec, paste
 from backbone.paligemma import PALIGEMMA_TINY, PaliGemma, TextBatch
 from backbone.pretrained import save_pretrained
 from backbone.tokenizer import Tokenizer
+from backbone.weights import save_weights
 
 RNG = np.random.default_rng(1)
 
@@ -167,6 +168,23 @@ def test_segment_pastes_the_codecs_mask_into_the_box():
     expected = paste(small, Box.from_bins((100, 200, 900, 800)), (120, 80))
     assert found.things[0].mask is not None
     assert np.array_equal(found.things[0].mask, expected)
+
+
+def test_a_codec_beside_the_weights_comes_along(vlm, tmp_path):
+    save_pretrained(vlm.model, vlm.tokenizer, tmp_path)
+    assert VLM.from_pretrained(tmp_path).codec is None
+    codec = MaskCodec(SMALL_MASK_CODEC)
+    save_weights(codec, tmp_path / CODEC)
+    loaded = VLM.from_pretrained(tmp_path, dtype="float32")
+    assert loaded.codec is not None
+    with_codec = VLM(vlm.model, vlm.tokenizer, codec)
+    options = {"restrict": True, "max_new_tokens": 30}
+    ours, theirs = (v.segment(PICTURES[0], ["cup"], **options) for v in (loaded, with_codec))
+    assert ours.text == theirs.text
+    (thing, *_), (expected, *_) = ours.things, theirs.things
+    assert thing.mask is not None
+    assert expected.mask is not None
+    assert np.array_equal(thing.mask, expected.mask)
 
 
 def test_segment_says_that_it_needs_a_codec(vlm):

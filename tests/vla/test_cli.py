@@ -11,7 +11,7 @@ from vla import cli
 
 COMMANDS = (
     *("demo", "collect", "train", "eval", "stats", "check"),
-    *("caption", "ask", "ocr", "detect", "segment", "evaluate-vlm"),
+    *("caption", "ask", "ocr", "detect", "segment", "collect-vlm", "evaluate-vlm"),
 )
 HEAVY = ("torch", "lerobot", "mujoco", "gymnasium", "numpy", "tensorboard", "matplotlib")
 

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from backbone.detections import parse_detections
-from backbone.mask_codec import SMALL_MASK_CODEC, MaskCodec, cut
+from backbone.mask_codec import CODEC, SMALL_MASK_CODEC, MaskCodec, cut
 from backbone.paligemma import PALIGEMMA_TINY
 from backbone.pretrained import load_pretrained
 from envs.tabletop.scene import COLOURS, EASY, PLATE, SHAPES, STANDARD, Item, Scene, sample_scene
@@ -18,7 +18,7 @@ from vla.data.tabletop_text import caption
 from vla.data.tabletop_vlm import MASK_SIZE, SHARES, TabletopVLM, found, rounded
 from vla.training.text_job import TextConfig
 from vla.training.vision_job import PlaceNames, VisionConfig
-from vla.training.vlm_job import CODEC, VLMConfig
+from vla.training.vlm_job import VLMConfig
 
 
 def table(*things: tuple[str, str, float, float]) -> Scene:

@@ -2,13 +2,17 @@
 
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from backbone.findings import Findings, Thing
+from backbone.mask_codec import CODEC, SMALL_MASK_CODEC, MaskCodec
 from backbone.vlm import VLM
+from backbone.weights import save_weights
 from envs.tabletop.render import render
 from envs.tabletop.scene import EASY, sample_scene
 from vla import cli
@@ -97,6 +101,21 @@ def test_detect_prints_pixels_and_draws_the_boxes(folder, vlm, capsys, tmp_path)
     assert sorted(p.name for p in target.iterdir()) == ["0.png", "1.png", "2.png"]
 
 
+def test_segment_draws_with_the_codec_that_stands_beside_the_weights(folder, capsys, tmp_path):
+    model = shutil.copytree(PALIGEMMA_TABLETOP, tmp_path / "model")
+    torch.manual_seed(0)
+    save_weights(MaskCodec(SMALL_MASK_CODEC), model / CODEC)
+    picture = str(folder / "0.png")
+    arguments = ["segment", picture, "--things", "red square", "--restrict", "--json"]
+    status, out, _ = run([*arguments, "--model", str(model), "--dtype", "float32"], capsys)
+    assert status == 0
+    vlm = VLM.from_pretrained(model, dtype="float32")
+    found = vlm.segment(SCENES[0], ["red square"], restrict=True)
+    masks = [thing.mask for thing in found.things]
+    counts = [None if mask is None else int(mask.sum()) for mask in masks]
+    assert [thing["mask_pixels"] for thing in json.loads(out)["things"]] == counts
+
+
 def test_pictures_of_one_name_are_drawn_to_files_of_their_own(folder, capsys, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
@@ -137,8 +156,16 @@ def test_one_bad_picture_among_many_is_told_and_the_others_are_answered(folder, 
         (["caption", "{folder}/0.png", *MODEL, "--device", "abacus"], "unknown device 'abacus'"),
         (["ask", "-", *MODEL], "give the question with --question"),
         (["detect", "{folder}/0.png", *MODEL, "--things", "a;b"], "holds ';'"),
-        (["segment", "{folder}/0.png", *MODEL, "--things", "cup"], "no mask codec at .*--codec"),
+        (
+            ["segment", "{folder}/0.png", *MODEL, "--things", "cup"],
+            "no mask codec beside .*--codec",
+        ),
+        (
+            ["segment", "{folder}/0.png", *MODEL, "--things", "cup", "--codec", "x"],
+            "no mask codec at x",
+        ),
         (["evaluate-vlm", "cococapp", "--data", "x", *MODEL], "did you mean cococap"),
+        (["evaluate-vlm", "refcoco-masks", "--data", "x"], "expected --model DIR"),
     ],
 )
 def test_mistakes_are_told_in_one_line(folder, capsys, arguments, message):

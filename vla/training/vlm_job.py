@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from backbone.mask_codec import SMALL_MASK_CODEC, MaskCodec, cut
+from backbone.mask_codec import CODEC, SMALL_MASK_CODEC, MaskCodec, cut
 from backbone.mask_codec_training import train
 from backbone.weights import save_weights
 from envs.tabletop.scene import STANDARD, sample_scene
@@ -21,7 +21,6 @@ from vla.data.tabletop_vlm import MASK_SIZE, TabletopVLM, rounded
 from vla.training.job import Job
 from vla.training.text_job import HELD_OUT_SEED, Scenes, TextConfig
 
-CODEC = "mask_codec.safetensors"
 CODEC_BATCH = 32
 
 
