@@ -22,8 +22,8 @@ SEED = "episode_seed"
 # A key frame every two: any picture is found by decoding at most two.
 VIDEO = {"vcodec": "h264", "pix_fmt": "yuv444p", "preset": "superfast", "crf": 14, "g": 2}
 
-# LeRobot rewrites the newest file with every episode, so that with its own 200 MB the 3000th episode
-# of small pictures takes four times as long as the first one.
+# LeRobot rewrites the newest file with every episode: with its own 200 MB, the 1500th episode of
+# small pictures takes three times as long as the first one.
 VIDEO_FILE_MB = 8
 
 
