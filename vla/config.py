@@ -23,6 +23,8 @@ from tyro.conf import AvoidSubcommands
 
 from vla.pi0 import Pi0Config
 from vla.pi05 import Pi05Config
+from vla.training.parallel import ParallelConfig
+from vla.training.world import ALONE, World
 
 if TYPE_CHECKING:
     from vla.training.job import Job
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DataConfig",
     "OptimConfig",
+    "ParallelConfig",
     "RunConfig",
     "TrainConfig",
     "as_dict",
@@ -95,6 +98,7 @@ class RunConfig:
     batch_size: int  # samples per update, over all micro-batches
     accumulate: int = 1  # micro-batches per update; does not change the result
     optim: OptimConfig = field(default_factory=OptimConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     freeze: tuple[str, ...] = ()  # parts that stay as they are, e.g. "backbone.vision"
     ema: float | None = (
         0.99  # decay of the averaged weights, which are the result; None: no average
@@ -127,8 +131,8 @@ class RunConfig:
         if self.ema is not None and not 0 <= self.ema < 1:
             raise ValueError(f"ema is {self.ema}; it is a decay in [0, 1), or None for no average")
 
-    def job(self) -> Job:
-        """The model, its batches and what to save; heavy, it opens the data."""
+    def job(self, world: World = ALONE) -> Job:
+        """The model, this process's batches and what to save; heavy, it opens the data."""
         raise NotImplementedError("use TrainConfig, or a subclass of RunConfig that defines `job`")
 
 
@@ -146,10 +150,10 @@ class TrainConfig(RunConfig):
         if self.draws < 1:
             raise ValueError(f"draws is {self.draws}; it must be 1 or more")
 
-    def job(self) -> Job:
+    def job(self, world: World = ALONE) -> Job:
         from vla.training.policy_job import policy_job
 
-        return policy_job(self)
+        return policy_job(self, world)
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:

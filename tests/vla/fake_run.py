@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from backbone.weights import save_weights
 from vla.config import OptimConfig, RunConfig
 from vla.training.job import Job, Microbatch
-from vla.training.sampler import VALIDATION_NOISE, draw, positions, sample_indices
+from vla.training.sampler import VALIDATION_NOISE, draw, sample_indices, shares
+from vla.training.world import ALONE, World
 
 SAMPLES, WIDTH = 20, 3
 
@@ -34,7 +35,7 @@ class FakeConfig(RunConfig):
     delay: float = 0.0  # seconds that a batch takes
     poison: int | None = None  # this sample is NaN
 
-    def job(self) -> Job:
+    def job(self, world: World = ALONE) -> Job:
         data = torch.linspace(-2, 2, SAMPLES * WIDTH).view(SAMPLES, WIDTH)
         if self.poison is not None:
             data[self.poison] = torch.nan
@@ -46,18 +47,15 @@ class FakeConfig(RunConfig):
 
         def batch(step: int) -> list[Microbatch]:
             time.sleep(self.delay)
-            where = positions(step, self.batch_size)
-            indices = sample_indices(self.seed, where, SAMPLES)
-            size = self.batch_size // self.accumulate
             return [
-                microbatch(indices[i : i + size], where[i : i + size])
-                for i in range(0, self.batch_size, size)
+                microbatch(sample_indices(self.seed, where, SAMPLES), where)
+                for where in shares(step, self.batch_size, self.accumulate, world)
             ]
 
         return Job(
             model=model,
             batch=batch,
-            save=lambda folder: save_weights(model, folder / "model.safetensors"),
+            save=lambda model, folder: save_weights(model, folder / "model.safetensors"),
             held_out=lambda: [microbatch([0, 5, 10], range(3), VALIDATION_NOISE)],
         )
 

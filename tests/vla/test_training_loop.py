@@ -213,14 +213,6 @@ def test_a_sample_with_nan_stops_the_run_and_is_named(tmp_path):
         train(fake_config(tmp_path, poison=13))
 
 
-def test_several_processes_are_refused_rather_than_left_to_overwrite_each_other(
-    tmp_path, monkeypatch
-):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="one of 2 processes, but training runs in one only"):
-        train(fake_config(tmp_path))
-
-
 def test_a_folder_that_holds_a_run_is_refused_without_resume(tmp_path):
     train(fake_config(tmp_path, steps=5))
     with pytest.raises(ValueError, match=r"already holds a run .* step 5; add --resume"):

@@ -2,6 +2,8 @@
 
     checkpoints/200/  model.safetensors  optimiser.safetensors  …  state.json  manifest.json
 
+of one process; of several, `model/` and the others are folders of shards (`vla.training.shards`).
+
 A checkpoint is written under a temporary name, flushed to the disk and renamed; a step's folder is
 never written into again. The manifest holds the size and SHA-256 of every other file, so damage is
 found before training goes on. All files are safetensors or JSON: reading them runs no code.
@@ -16,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 
-from backbone.weights import save_tensors
+from vla.training.shards import save
+from vla.training.world import ALONE, World
 
-__all__ = ["damage", "newest", "read_state", "read_tensors", "set_aside_damaged", "steps", "write"]
+__all__ = ["damage", "newest", "read_state", "set_aside_damaged", "steps", "write"]
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
@@ -35,34 +38,39 @@ def write(
     *,
     keep: int,
     also: Callable[[Path], None] | None = None,
+    world: World = ALONE,
 ) -> Path:
     """Write `folder/<step>`, then delete all but the `keep` newest complete checkpoints.
 
     tensors: one safetensors file per entry, by name. state: what JSON can hold. also: writes more
     files into the folder that it is given. Returns the checkpoint's folder.
+    Collective: each process of `world` writes its own parts, the first one everything else.
     Raises FileExistsError if the step is there already, OSError if it could not be written (a full
     disk, say); then nothing of it stays and older checkpoints are as they were.
     """
     final, temporary = folder / str(step), folder / f".{step}.tmp"
     if final.exists():
         raise FileExistsError(f"{final} exists; a checkpoint is never overwritten, delete it first")
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed while writing
-    try:
+
+    def prepare() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed while writing
         temporary.mkdir()
+
+    def write_tensors() -> None:
         for name, values in tensors.items():
-            save_tensors(values, temporary / f"{name}.safetensors")
+            save(values, temporary, name, world)
+
+    def complete() -> None:
         if also is not None:
             also(temporary)
-        (temporary / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
-        files = [path for path in sorted(temporary.rglob("*")) if path.is_file()]
-        manifest = {str(path.relative_to(temporary)): _seal(path) for path in files}
-        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-        for path in (temporary, *temporary.rglob("*")):
-            _flush(path)
-        os.rename(temporary, final)
-        _flush(folder)
-    except (OSError, SafetensorError) as error:
+        _complete(temporary, final, state)
+
+    try:
+        _together(world, prepare if world.first else None)
+        _together(world, write_tensors)
+        _together(world, complete if world.first else None)
+    except (OSError, SafetensorError, CheckpointException) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         kept = newest(folder)
         raise OSError(
@@ -70,9 +78,38 @@ def write(
             + (f"The newest complete one is {kept}" if kept else "There is no earlier one")
             + "; make room or choose another output_dir, then resume"
         ) from error
-    for old in [s for s in steps(folder) if _looks_complete(folder / str(s))][:-keep]:
-        shutil.rmtree(folder / str(old))
+    if world.first:
+        for old in [s for s in steps(folder) if _looks_complete(folder / str(s))][:-keep]:
+            shutil.rmtree(folder / str(old))
+    world.wait()
     return final
+
+
+def _together(world: World, work: Callable[[], None] | None) -> None:
+    """Do this process's work; raises in all of them if it fails in one."""
+    error = None
+    try:
+        if work is not None:
+            work()
+    except (OSError, SafetensorError, CheckpointException) as caught:
+        error = caught
+    failed = world.any(error is not None)
+    if error is not None:
+        raise error
+    if failed:
+        raise OSError("another process could not write its part")
+
+
+def _complete(temporary: Path, final: Path, state: Mapping[str, Any]) -> None:
+    """Seal and flush all files, then give the folder its name."""
+    (temporary / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
+    files = [path for path in sorted(temporary.rglob("*")) if path.is_file()]
+    manifest = {str(path.relative_to(temporary)): _seal(path) for path in files}
+    (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+    for path in (temporary, *temporary.rglob("*")):
+        _flush(path)
+    os.rename(temporary, final)
+    _flush(final.parent)
 
 
 def steps(folder: Path) -> list[int]:
@@ -126,11 +163,6 @@ def damage(path: Path) -> str | None:
 def read_state(path: Path) -> dict[str, Any]:
     """The JSON state of a checkpoint."""
     return json.loads((path / STATE).read_text(encoding="utf-8"))
-
-
-def read_tensors(path: Path, name: str) -> dict[str, Tensor]:
-    """The tensors of one file of a checkpoint, on the CPU."""
-    return load_file(path / f"{name}.safetensors")
 
 
 def _looks_complete(path: Path) -> bool:

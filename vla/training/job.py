@@ -28,15 +28,17 @@ class Job:
     """A model and its data.
 
     model: `model(*microbatch.inputs)` is a loss, a scalar, the mean over the micro-batch's samples.
-    batch: the micro-batches of a step (counted from 0), a pure function: asked twice, it gives the
-    same. That is what makes resuming exact, and lets worker processes prepare steps ahead.
-    save: writes the result into an empty folder, with the weights that the model has by then.
+    batch: this process's part of the micro-batches of a step (counted from 0), a pure function:
+    asked twice, it gives the same. That is what makes resuming exact, and lets worker processes
+    prepare steps ahead.
+    save: writes the result into an empty folder, with the weights of the model that it is given:
+    this one, or one of its kind that was put together from the parts of several processes.
     held_out: micro-batches of the validation loss, the same at every call; None for no validation.
     result: name of the result's folder.
     """
 
     model: nn.Module
     batch: Callable[[int], Sequence[Microbatch]]
-    save: Callable[[Path], None]
+    save: Callable[[nn.Module, Path], None]
     held_out: Callable[[], Iterable[Microbatch]] | None = None
     result: str = "policy"

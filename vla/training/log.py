@@ -41,18 +41,23 @@ class Log:
 
     start: updates already made. Lines of later steps, left by a killed run, are cut off.
     The progress bar shows on a terminal only; elsewhere each report is one line on stderr.
+    folder None: write and show nothing, as all processes of a run do but the first.
     """
 
-    def __init__(self, folder: Path, *, start: int, steps: int, tensorboard: bool):
-        folder.mkdir(parents=True, exist_ok=True)
-        _cut(folder / METRICS, start)
-        self._file = (folder / METRICS).open("a", encoding="utf-8")
+    def __init__(self, folder: Path | None, *, start: int, steps: int, tensorboard: bool):
+        self._silent, path = folder is None, Path(os.devnull)
         self._board = None
-        if tensorboard:
+        if folder is not None:
+            path = folder / METRICS
+            folder.mkdir(parents=True, exist_ok=True)
+            _cut(path, start)
+        if folder is not None and tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
-        self._bar = tqdm(total=steps, initial=start, unit="step", disable=None, file=sys.stderr)
+        self._file = path.open("a", encoding="utf-8")
+        hidden = self._silent or None  # None: where stderr is no terminal
+        self._bar = tqdm(total=steps, initial=start, unit="step", disable=hidden, file=sys.stderr)
 
     def __enter__(self) -> "Log":
         return self
@@ -82,7 +87,8 @@ class Log:
 
     def say(self, line: str) -> None:
         """Print a line without breaking the progress bar."""
-        tqdm.write(line, file=sys.stderr)
+        if not self._silent:
+            tqdm.write(line, file=sys.stderr)
 
 
 def _cut(path: Path, step: int) -> None:

@@ -5,9 +5,11 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import fields
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from vla.config import RunConfig, as_dict, save_config
@@ -17,14 +19,17 @@ from vla.training.interrupt import Interrupt
 from vla.training.job import Job, Microbatch
 from vla.training.log import Log, Window
 from vla.training.optimiser import freeze, make_optimiser, set_learning_rate
+from vla.training.parallel import ParallelConfig, outline, parallelise, whole
 from vla.training.state import TrainState
 from vla.training.update import freeze_unused, update, validation_loss
+from vla.training.world import World, joined
 
 __all__ = ["train"]
 
 # Fields that may differ between a checkpoint's run and the one that goes on from it.
 FREE_ON_RESUME = {"output_dir", "steps", "device", "workers", "keep", "tensorboard"} | {
-    f"{what}_every" for what in ("log", "eval", "save")
+    *(f"{what}_every" for what in ("log", "eval", "save")),
+    *(f"parallel.{field.name}" for field in fields(ParallelConfig)),
 }
 WORKER_TIMEOUT = 300  # seconds without a batch before a worker counts as hung
 
@@ -38,15 +43,19 @@ def train(config: RunConfig, *, resume: bool = False) -> Path:
     the updates that a run without a break would have made; without, a folder that has checkpoints
     is refused.
 
+    Started by torchrun, the processes share the model and each batch (`ParallelConfig`); updates
+    are the same for any number of them, and a checkpoint of one number goes on with another.
+
     SIGTERM and Ctrl-C save a checkpoint after the running update, then stop the process.
     Raises ValueError if the loss or gradient is not finite (before the update), OSError if a
     checkpoint cannot be written.
     """
-    if (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
-        raise ValueError(
-            f"started as one of {processes} processes, but training runs in one only; "
-            "start it without torchrun"
-        )
+    device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    with joined(device, config.parallel.timeout) as (world, device):
+        return _train(config, resume, world, device)
+
+
+def _train(config: RunConfig, resume: bool, world: World, device: torch.device) -> Path:
     folder = Path(config.output_dir)
     checkpoints = folder / "checkpoints"
     if not resume and (steps := checkpoint.steps(checkpoints)):
@@ -54,38 +63,47 @@ def train(config: RunConfig, *, resume: bool = False) -> Path:
             f"{folder} already holds a run with a checkpoint of step {steps[-1]}; "
             "add --resume to go on, or choose another output_dir"
         )
-    device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.manual_seed(config.seed)
-    job = config.job()
+    job = config.job(world)
     model = job.model.to(device).train()
     freeze(model, config.freeze)
     unused = freeze_unused(model, job.batch(0), device, config.precision)
+    empty = None if world.size == 1 else outline(model)
+    parallelise(model, config.parallel, world, device, config.precision)
     optimiser = make_optimiser(model, config.optim)
     ema = None if config.ema is None else Ema(model, config.ema, ramp=config.ema_ramp)
     state = TrainState(model, optimiser, ema)
-    start, window = _resume(state, config, checkpoints) if resume else (0, Window())
-    folder.mkdir(parents=True, exist_ok=True)
-    save_config(config, folder / "config.json")
+    start, window = _resume(state, config, checkpoints, world) if resume else (0, Window())
+    if world.first:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_config(config, folder / "config.json")
 
     def save(step: int) -> Path:
         path = checkpoints / str(step)
         if path.exists():
             return path
+        with _averaged(ema):
+            finished = model if empty is None else _gathered(model, empty, world)
 
         def result(inside: Path) -> None:
             (inside / job.result).mkdir()
-            with _averaged(ema):
-                job.save(inside / job.result)
+            with _averaged(ema if empty is None else None):
+                job.save(finished, inside / job.result)
             model.train()  # saving may have put it into its mode for use
 
         saved = {"step": step, "window": window.sums, "config": as_dict(config)}
         return checkpoint.write(
-            checkpoints, step, state.tensors(), saved, keep=config.keep, also=result
+            checkpoints, step, state.tensors(), saved, keep=config.keep, also=result, world=world
         )
 
     with (
         Interrupt() as interrupt,
-        Log(folder, start=start, steps=config.steps, tensorboard=config.tensorboard) as log,
+        Log(
+            folder if world.first else None,
+            start=start,
+            steps=config.steps,
+            tensorboard=config.tensorboard,
+        ) as log,
     ):
         if unused:
             log.say(f"left out of training, no gradient reaches them: {', '.join(unused)}")
@@ -100,6 +118,7 @@ def train(config: RunConfig, *, resume: bool = False) -> Path:
                 device=device,
                 precision=config.precision,
                 clip=config.optim.clip,
+                world=world,
             )
             if ema is not None:
                 ema.update(step)
@@ -114,18 +133,31 @@ def train(config: RunConfig, *, resume: bool = False) -> Path:
             if job.held_out and (done % config.eval_every == 0 or done == config.steps):
                 with _averaged(ema):
                     values["validation_loss"] = validation_loss(
-                        model, job.held_out(), device, config.precision
+                        model, job.held_out(), device, config.precision, world
                     )
             log.advance()
             if values:
                 log.report(done, values)
-            if done % config.save_every == 0 or done == config.steps or interrupt.asked:
+            stop = world.any(interrupt.asked)
+            if done % config.save_every == 0 or done == config.steps or stop:
                 path = save(done)
-                if interrupt.asked and done < config.steps:
+                if stop and done < config.steps:
                     log.say(f"stopped after step {done}, saved {path}; add --resume to go on")
                     interrupt.finish()
             began = time.perf_counter()
-        return _publish(save(config.steps) / job.result, folder / job.result)
+        path = save(config.steps)
+        if world.first:
+            _publish(path / job.result, folder / job.result)
+        world.wait()
+        return folder / job.result
+
+
+def _gathered(model: nn.Module, empty: nn.Module, world: World) -> nn.Module:
+    """`empty`, an outline of the sharded `model`, filled from all processes in the first one."""
+    tensors = whole(model.state_dict(), world)
+    if world.first:
+        empty.load_state_dict(tensors, assign=True)
+    return empty
 
 
 class _Steps(Dataset):
@@ -162,12 +194,18 @@ def _averaged(ema: Ema | None):
     return nullcontext() if ema is None else ema.applied()
 
 
-def _resume(state: TrainState, config: RunConfig, checkpoints: Path) -> tuple[int, Window]:
-    for reason in checkpoint.set_aside_damaged(checkpoints):
-        print(reason, flush=True)
-    path = checkpoint.newest(checkpoints)
-    if path is None:
+def _resume(
+    state: TrainState, config: RunConfig, checkpoints: Path, world: World
+) -> tuple[int, Window]:
+    step = -1
+    if world.first:
+        for reason in checkpoint.set_aside_damaged(checkpoints):
+            print(reason, flush=True)
+        newest = checkpoint.newest(checkpoints)
+        step = -1 if newest is None else int(newest.name)
+    if (step := world.from_first(step)) < 0:
         return 0, Window()
+    path = checkpoints / str(step)
     saved = checkpoint.read_state(path)
     _check_same(saved["config"], as_dict(config), path)
     if saved["step"] > config.steps:
@@ -175,10 +213,7 @@ def _resume(state: TrainState, config: RunConfig, checkpoints: Path) -> tuple[in
             f"{path} is past the {config.steps} steps of this run; raise steps, or train anew "
             "in another output_dir"
         )
-    files = {
-        file.stem: checkpoint.read_tensors(path, file.stem) for file in path.glob("*.safetensors")
-    }
-    state.fill(files, str(path))
+    state.read(path, world)
     return saved["step"], Window(saved["window"])
 
 

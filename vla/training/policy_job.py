@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from action_expert.flow import sample_time
 from backbone import pretrained
@@ -18,6 +19,8 @@ from vla.data.dataset import open_dataset
 from vla.data.demonstrations import Demonstrations, split
 from vla.data.stats import norm_stats
 from vla.model import Model, build
+from vla.pi0 import Pi0
+from vla.pi05 import Pi05
 from vla.policy import WEIGHTS, Policy
 from vla.policy_config import MODEL_TYPES, PROMPT_LENGTHS, PolicyConfig
 from vla.processor import Processor
@@ -26,14 +29,15 @@ from vla.training.sampler import (
     TRAIN_NOISE,
     VALIDATION_NOISE,
     draw,
-    positions,
     sample_indices,
+    shares,
 )
+from vla.training.world import ALONE, World
 
 __all__ = ["load_init", "policy_job"]
 
 
-def policy_job(config: TrainConfig) -> Job:
+def policy_job(config: TrainConfig, world: World = ALONE) -> Job:
     """Open the data, build the model and start it from `config.init`.
 
     Statistics come from the training episodes alone.
@@ -73,11 +77,11 @@ def policy_job(config: TrainConfig) -> Job:
         return Microbatch((processor.collate(items), torch.from_numpy(noise), t), len(items), names)
 
     def batch(step: int) -> list[Microbatch]:
-        where = positions(step, config.batch_size)
-        indices = sample_indices(config.seed, where, len(training))
         return [
-            microbatch(training, indices[i : i + each], where[i : i + each], TRAIN_NOISE)
-            for i in range(0, config.batch_size, each)
+            microbatch(
+                training, sample_indices(config.seed, where, len(training)), where, TRAIN_NOISE
+            )
+            for where in shares(step, config.batch_size, config.accumulate, world)
         ]
 
     def validation_batches() -> Iterator[Microbatch]:
@@ -88,10 +92,14 @@ def policy_job(config: TrainConfig) -> Job:
             where = range(i, min(i + each, count))
             yield microbatch(validation, indices[i : i + each], where, VALIDATION_NOISE)
 
+    def save(model: nn.Module, folder: Path) -> None:
+        assert isinstance(model, Pi0 | Pi05)
+        Policy(model, processor).save_pretrained(folder)
+
     return Job(
         model=model,
         batch=batch,
-        save=Policy(model, processor).save_pretrained,
+        save=save,
         held_out=validation_batches if validation is not None else None,
     )
 

@@ -11,6 +11,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from vla.training.world import World
+
 __all__ = [
     "ORDER",
     "TRAIN_NOISE",
@@ -18,6 +20,7 @@ __all__ = [
     "draw",
     "positions",
     "sample_indices",
+    "shares",
     "stream",
 ]
 
@@ -37,6 +40,23 @@ def stream(seed: int, purpose: int, position: int) -> np.random.Generator:
 def positions(step: int, batch_size: int) -> range:
     """Positions that `step` trains on."""
     return range(step * batch_size, (step + 1) * batch_size)
+
+
+def shares(step: int, batch_size: int, accumulate: int, world: World) -> list[range]:
+    """The positions of `step` that this process trains on, by micro-batch.
+
+    The processes of a world share each micro-batch equally, so that the batch of a step is the same
+    whatever their number. Raises ValueError if it does not divide.
+    """
+    parts = accumulate * world.size
+    if batch_size % parts:
+        raise ValueError(
+            f"batch_size {batch_size} does not divide into {accumulate} micro-batches for "
+            f"{world.size} processes each; change batch_size, accumulate or the number of processes"
+        )
+    each = batch_size // parts
+    start = step * batch_size + world.rank * each
+    return [range(k, k + each) for k in range(start, start + batch_size, each * world.size)]
 
 
 def sample_indices(seed: int, positions: Sequence[int], count: int) -> list[int]:

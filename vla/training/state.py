@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from vla.training.ema import Ema
 from vla.training.optimiser import Optimisers, trained_parameters
+from vla.training.shards import Kind, kinds, read_into
+from vla.training.world import World
 
-__all__ = ["TrainState", "fill"]
+__all__ = ["TrainState", "check_same"]
 
 
 @dataclass(frozen=True)
@@ -33,29 +36,32 @@ class TrainState:
         files = {"model": self.model.state_dict(), "optimiser": moments, "rng": _rng()}
         return files | ({} if self.ema is None else {"ema": self.ema.shadow})
 
-    def fill(self, files: Mapping[str, Mapping[str, Tensor]], source: str) -> None:
-        """Copy saved tensors in; raises ValueError as the function `fill` does."""
+    def read(self, folder: Path, world: World) -> None:
+        """Copy a checkpoint in, of any number of processes. Raises ValueError as `check_same` does,
+        with nothing copied."""
         own = self.tensors()
-        for name in ("model", "optimiser", "ema"):
-            if name in own:
-                fill(own[name], files[name], f"{source}/{name}.safetensors")
-        torch.set_rng_state(files["rng"]["cpu"])
-        if "cuda" in files["rng"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state(files["rng"]["cuda"])
+        for name, tensors in own.items():
+            check_same(_kinds(tensors), kinds(folder, name), f"{folder}/{name}", name == "rng")
+        for name, tensors in own.items():
+            read_into(tensors, folder, name, world)
+        torch.set_rng_state(own["rng"]["cpu"])
+        if "cuda" in own["rng"]:
+            torch.cuda.set_rng_state(own["rng"]["cuda"])
 
 
-@torch.no_grad()
-def fill(own: Mapping[str, Tensor], saved: Mapping[str, Tensor], source: str) -> None:
-    """Copy `saved` into the tensors of `own`; names, shapes and dtypes must be the same.
+def check_same(
+    own: Mapping[str, Kind], saved: Mapping[str, Kind], source: str, more: bool = False
+) -> None:
+    """Raise ValueError, with both lists, unless names, dtypes and shapes are the same.
 
-    Raises ValueError that lists what is missing, extra or misshapen; then nothing is copied.
+    more: `source` may hold what this run has no use for.
     """
     missing = sorted(own.keys() - saved.keys())
-    extra = sorted(saved.keys() - own.keys())
+    extra = [] if more else sorted(saved.keys() - own.keys())
     other = [
-        f"{name}: {_kind(own[name])} here, {_kind(saved[name])} saved"
+        f"{name}: {_text(own[name])} here, {_text(saved[name])} saved"
         for name in sorted(own.keys() & saved.keys())
-        if _kind(own[name]) != _kind(saved[name])
+        if own[name] != saved[name]
     ]
     if missing or extra or other:
         raise ValueError(
@@ -63,12 +69,17 @@ def fill(own: Mapping[str, Tensor], saved: Mapping[str, Tensor], source: str) ->
             f"not in this run: {_some(extra)}; of another shape or dtype: {_some(other)}. "
             "Resume with the config that wrote it"
         )
-    for name, tensor in own.items():
-        tensor.copy_(saved[name])
 
 
-def _kind(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+def _kinds(tensors: Mapping[str, Tensor]) -> dict[str, Kind]:
+    return {
+        name: (str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
+        for name, tensor in tensors.items()
+    }
+
+
+def _text(kind: Kind) -> str:
+    return f"{kind[0]} {list(kind[1])}"
 
 
 def _some(names: list[str], most: int = 20) -> str:

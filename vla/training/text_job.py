@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from torch import nn
+
 from backbone.initialise import order_places
 from backbone.paligemma import PaliGemma, PaliGemmaConfig
 from backbone.pretrained import save_pretrained
@@ -17,7 +19,8 @@ from vla.config import RunConfig
 from vla.data.tabletop_text import TabletopText
 from vla.data.text import TextExample, collate_text
 from vla.training.job import Job, Microbatch
-from vla.training.sampler import positions
+from vla.training.sampler import shares
+from vla.training.world import ALONE, World
 
 HELD_OUT_SEED = 1_000_000  # added to the seed: scenes that training never draws
 
@@ -50,7 +53,7 @@ class TextConfig(RunConfig):
     alike: float = 0.0
     vision: Path | None = None
 
-    def job(self) -> Job:
+    def job(self, world: World = ALONE) -> Job:
         tokenizer = Tokenizer.small()
         if tokenizer.vocab_size != self.model.vocab:
             raise ValueError(
@@ -63,13 +66,14 @@ class TextConfig(RunConfig):
             load_weights(model.vision, self.vision / WEIGHTS)
 
         def batch(step: int) -> list[Microbatch]:
-            return self._microbatches(self.scenes(step), step, tokenizer)
+            return self._microbatches(self.scenes(step), step, tokenizer, world)
 
         def held_out() -> Iterator[Microbatch]:
             for step in range(self.eval_batches):
-                yield from self._microbatches(self.unseen(), step, tokenizer)
+                yield from self._microbatches(self.unseen(), step, tokenizer, ALONE)
 
-        def save(folder: Path) -> None:
+        def save(model: nn.Module, folder: Path) -> None:
+            assert isinstance(model, PaliGemma)
             save_pretrained(model, tokenizer, folder)
 
         return Job(model, batch, save, held_out, result="paligemma")
@@ -96,11 +100,10 @@ class TextConfig(RunConfig):
             alike=self.alike,
         )
 
-    def _microbatches(self, scenes: Scenes, step: int, tokenizer: Tokenizer) -> list[Microbatch]:
-        each = self.batch_size // self.accumulate
-        indices = positions(step, self.batch_size)
-        parts = [indices[k : k + each] for k in range(0, self.batch_size, each)]
+    def _microbatches(
+        self, scenes: Scenes, step: int, tokenizer: Tokenizer, world: World
+    ) -> list[Microbatch]:
         return [
-            Microbatch((collate_text([scenes[i] for i in part], tokenizer),), each, part)
-            for part in parts
+            Microbatch((collate_text([scenes[i] for i in part], tokenizer),), len(part), part)
+            for part in shares(step, self.batch_size, self.accumulate, world)
         ]

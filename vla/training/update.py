@@ -5,9 +5,11 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from vla.training.job import Microbatch
 from vla.training.optimiser import Optimisers, trained_parameters
+from vla.training.world import ALONE, World
 
 __all__ = ["freeze_unused", "update", "validation_loss"]
 
@@ -21,36 +23,55 @@ def update(
     device: torch.device,
     precision: str = "float32",
     clip: float | None = None,
+    world: World = ALONE,
 ) -> tuple[float, float]:
     """One update from all micro-batches together; returns (loss, gradient norm before clipping).
 
-    The gradient is that of the mean loss over all samples, however they are divided.
-    Raises ValueError, before weights or moments change, if the loss or the norm is not finite.
+    The gradient is that of the mean loss over all samples, however they are divided, over
+    processes too: sharding averages gradients over these, which have equally many samples.
+    Raises ValueError, in all processes and before weights or moments change, if the loss or the
+    norm is not finite in one of them.
     """
     optimiser.zero_grad()
     losses = _backward(model, microbatches, device, precision)
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     total_norm = nn.utils.clip_grad_norm_(parameters, math.inf if clip is None else clip)
+    if isinstance(total_norm, DTensor):
+        total_norm = total_norm.full_tensor()
     *each, norm = torch.stack([*losses, total_norm.to(losses[0].dtype)]).tolist()
-    _check_finite(step, each, norm, microbatches)
+    every = world.gather([*each, norm])
+    _check_finite(step, each, norm, microbatches, every)
     optimiser.step()
     sizes = [m.size for m in microbatches]
-    return sum(x * n for x, n in zip(each, sizes, strict=True)) / sum(sizes), norm
+    means = [sum(x * n for x, n in zip(e, sizes, strict=False)) / sum(sizes) for e in every]
+    return sum(means) / len(means), norm
 
 
 @torch.no_grad()
 def validation_loss(
-    model: nn.Module, microbatches: Iterable[Microbatch], device: torch.device, precision: str
+    model: nn.Module,
+    microbatches: Iterable[Microbatch],
+    device: torch.device,
+    precision: str,
+    world: World = ALONE,
 ) -> float:
-    """Mean loss over the samples of all micro-batches; the model stays in the mode it was in."""
+    """Mean loss over the samples of all micro-batches; the model stays in the mode it was in.
+
+    Processes take turns, and run equally often: the last one again where they don't come out even.
+    """
     training = model.training
     model.eval()
+    every = list(microbatches)
     total, count = 0.0, 0
-    for microbatch in microbatches:
-        total += _loss(model, microbatch, device, precision).item() * microbatch.size
-        count += microbatch.size
+    for i in range(world.rank, math.ceil(len(every) / world.size) * world.size, world.size):
+        microbatch = every[min(i, len(every) - 1)]
+        loss = _loss(model, microbatch, device, precision).item()
+        if i < len(every):
+            total += loss * microbatch.size
+            count += microbatch.size
     model.train(training)
-    return total / count
+    sums = world.gather([total, count])
+    return sum(s[0] for s in sums) / sum(s[1] for s in sums)
 
 
 def freeze_unused(
@@ -89,10 +110,23 @@ def _loss(model: nn.Module, microbatch: Microbatch, device: torch.device, precis
 
 
 def _check_finite(
-    step: int, losses: list[float], norm: float, microbatches: Sequence[Microbatch]
+    step: int,
+    losses: list[float],
+    norm: float,
+    microbatches: Sequence[Microbatch],
+    every: list[list[float]],
 ) -> None:
-    if all(map(math.isfinite, [*losses, norm])):
+    """every: losses and norm of each process, of which this one's samples are `microbatches`."""
+    if all(map(math.isfinite, [x for row in every for x in row])):
         return
+    if all(map(math.isfinite, losses)) and not all(
+        map(math.isfinite, [x for row in every for x in row[:-1]])
+    ):
+        bad = [rank for rank, row in enumerate(every) if not all(map(math.isfinite, row[:-1]))]
+        raise ValueError(
+            f"the loss at step {step} is not finite in process {', '.join(map(str, bad))}, which "
+            "names the samples; the update was not made"
+        )
     wrong = [m for m, x in zip(microbatches, losses, strict=True) if not math.isfinite(x)]
     samples = [sample for m in wrong or microbatches for sample in m.samples]
     what = f"loss {losses}" if wrong else f"gradient norm {norm}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,7 +16,8 @@ from backbone.weights import save_weights
 from vla.config import RunConfig
 from vla.data.tabletop_places import NAMES, Places, TabletopPlaces
 from vla.training.job import Job, Microbatch
-from vla.training.sampler import positions
+from vla.training.sampler import shares
+from vla.training.world import ALONE, World
 
 HELD_OUT_SEED = 1_000_000  # added to the seed: scenes that training never draws
 
@@ -50,26 +52,28 @@ class VisionConfig(RunConfig):
     model: SigLIPConfig
     cameras: tuple[str, ...] = ("top", "wrist")
 
-    def job(self) -> Job:
+    def job(self, world: World = ALONE) -> Job:
         model = PlaceNames(self.model)
         order_patches(model.vision)
         scenes = TabletopPlaces(self.model.resolution, self.cameras, self.seed)
         unseen = TabletopPlaces(self.model.resolution, self.cameras, self.seed + HELD_OUT_SEED)
-        each = self.batch_size // self.accumulate
 
-        def microbatches(source: TabletopPlaces, step: int) -> list[Microbatch]:
-            where = positions(step, self.batch_size)
-            parts = [where[k : k + each] for k in range(0, self.batch_size, each)]
-            return [Microbatch((source.batch(part),), each, part) for part in parts]
+        def microbatches(source: TabletopPlaces, step: int, world: World) -> list[Microbatch]:
+            parts = shares(step, self.batch_size, self.accumulate, world)
+            return [Microbatch((source.batch(part),), len(part), part) for part in parts]
+
+        def save(model: nn.Module, folder: Path) -> None:
+            assert isinstance(model, PlaceNames)
+            save_weights(model.vision, folder / WEIGHTS)
 
         def held_out() -> Iterator[Microbatch]:
             for step in range(self.eval_batches):
-                yield from microbatches(unseen, step)
+                yield from microbatches(unseen, step, ALONE)
 
         return Job(
             model,
-            batch=lambda step: microbatches(scenes, step),
-            save=lambda folder: save_weights(model.vision, folder / WEIGHTS),
+            batch=lambda step: microbatches(scenes, step, world),
+            save=save,
             held_out=held_out,
             result="vision",
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from backbone.mask_codec import CODEC, SMALL_MASK_CODEC, MaskCodec, cut
@@ -20,6 +20,7 @@ from envs.tabletop.truth import boxes, masks
 from vla.data.tabletop_vlm import MASK_SIZE, TabletopVLM, rounded
 from vla.training.job import Job
 from vla.training.text_job import HELD_OUT_SEED, Scenes, TextConfig
+from vla.training.world import ALONE, World
 
 CODEC_BATCH = 32
 
@@ -36,11 +37,11 @@ class VLMConfig(TextConfig):
     cameras: tuple[str, ...] = ("top",)
     codec_steps: int = 1200
 
-    def job(self) -> Job:
-        inner = super().job()
+    def job(self, world: World = ALONE) -> Job:
+        inner = super().job(world)
 
-        def save(folder: Path) -> None:
-            inner.save(folder)
+        def save(model: nn.Module, folder: Path) -> None:
+            inner.save(model, folder)
             save_weights(self.codec, folder / CODEC)
 
         return replace(inner, save=save)

@@ -1,0 +1,148 @@
+"""How a model is spread over processes, applied from outside it: it knows nothing of this.
+
+The order is fixed: recompute activations → compile → shard, block by block and then the root.
+FSDP2 (`fully_shard`) does the sharding, on a mesh of copies × shards: one shard a copy is plain
+data parallelism, one copy is full sharding, and what lies between is hybrid.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import checkpoint
+
+from vla.training.world import World
+
+__all__ = ["ParallelConfig", "blocks", "outline", "parallelise", "recompute", "whole"]
+
+METHODS = ("prefill", "sample_actions", "decode", "logits")  # called on a model beside `forward`
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """shards: processes that share one copy of weights, gradients and moments; None: all of them;
+    1: each has a copy of its own (data parallelism). It divides the number of processes.
+    recompute: activations of every so-manieth block are computed again in the backward pass rather
+    than kept: 1, all of them; None, none.
+    compile: blocks, each by itself, with `torch.compile`.
+    reshard: free a block's gathered weights after its forward pass and gather them again for the
+    backward; False trades memory for that communication.
+    offload: keep shards, gradients and moments in the host's memory.
+    wide_reduction: gradients are summed in float32 where the model computes in bfloat16.
+    timeout: seconds that a process waits for another one.
+    """
+
+    shards: int | None = None
+    recompute: int | None = None
+    compile: bool = False
+    reshard: bool = True
+    offload: bool = False
+    wide_reduction: bool = True
+    timeout: float = 600.0
+
+    def __post_init__(self):
+        for name in ("shards", "recompute"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"parallel.{name} is {value}; it must be 1 or more, or None")
+        if self.timeout <= 0:
+            raise ValueError(f"parallel.timeout is {self.timeout}; give seconds above 0")
+
+
+def parallelise(
+    model: nn.Module, config: ParallelConfig, world: World, device: torch.device, precision: str
+) -> nn.Module:
+    """Spread `model`, in place, over the processes of `world`; returns it.
+
+    In a world of one only activations and compilation change. Freeze parameters before and make the
+    optimiser after: parameters become DTensors. precision: as in `RunConfig`; shards are float32.
+    Raises ValueError if `config.shards` does not divide the world.
+    """
+    found = list(blocks(model))
+    if config.recompute is not None:
+        for block in found[:: config.recompute]:
+            recompute(block)
+    if config.compile:
+        for block in found:
+            block.compile()
+    if world.size == 1:
+        return model
+    shards = world.size if config.shards is None else config.shards
+    if world.size % shards:
+        raise ValueError(
+            f"parallel.shards is {shards}, which does not divide {world.size} processes; "
+            "take a divisor, or None for all"
+        )
+    mesh = init_device_mesh(
+        device.type, (world.size // shards, shards), mesh_dim_names=("copies", "shards")
+    )
+    half = torch.bfloat16 if precision == "bfloat16" else None
+    policy = MixedPrecisionPolicy(
+        param_dtype=half,
+        reduce_dtype=torch.float32 if half and config.wide_reduction else half,
+        cast_forward_inputs=False,
+    )
+    offload = CPUOffloadPolicy() if config.offload else OffloadPolicy()
+    for module in (*found, model):
+        fully_shard(
+            module,
+            mesh=mesh if shards < world.size else mesh["shards"],
+            reshard_after_forward=config.reshard and module is not model,
+            mp_policy=policy,
+            offload_policy=offload,
+        )
+    for name in METHODS:
+        if hasattr(model, name):
+            register_fsdp_forward_method(model, name)
+    return model
+
+
+def blocks(model: nn.Module) -> Iterator[nn.Module]:
+    """The transformer blocks of a model: what stands in a `ModuleList` called `blocks`."""
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] == "blocks" and isinstance(module, nn.ModuleList):
+            yield from module
+
+
+def recompute(block: nn.Module) -> None:
+    """Let `block` compute its activations again in the backward pass instead of keeping them."""
+    forward = block.forward
+
+    def forgetful(*args, **kwargs):
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    block.forward = forgetful
+
+
+def outline(model: nn.Module) -> nn.Module:
+    """A copy of `model` whose parameters are on the meta device: all of it but the numbers."""
+    memo = {
+        id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad)
+        for p in model.parameters()
+    }
+    return copy.deepcopy(model, memo)
+
+
+def whole(tensors: dict[str, Tensor], world: World) -> dict[str, Tensor]:
+    """Named tensors put together from all processes, on the first one's host; empty elsewhere.
+
+    Collective, one tensor at a time: at most one is held twice.
+    """
+    found = {}
+    for name, tensor in tensors.items():
+        full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        if world.first:
+            found[name] = full.detach().cpu()
+    return found

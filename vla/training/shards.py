@@ -1,0 +1,93 @@
+"""A checkpoint's tensors on disk: one safetensors file, or a folder of shards, one a process.
+
+Sharded ones go through `torch.distributed.checkpoint` with its safetensors writer and reader, whose
+headers say which part of a tensor a file holds, so that any number of processes can read them.
+Neither form holds pickled objects.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch.distributed.checkpoint as dcp
+from safetensors import safe_open
+from torch import Tensor
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from backbone.weights import save_tensors
+from vla.training.world import World
+
+__all__ = ["kinds", "read_into", "save"]
+
+Kind = tuple[str, tuple[int, ...]]  # dtype, such as "float32", and global shape
+
+
+def save(tensors: Mapping[str, Tensor], folder: Path, name: str, world: World) -> None:
+    """Write `folder/<name>.safetensors`, or `folder/<name>/` where there are several processes.
+
+    Collective. Raises what the disk or safetensors raise, on every process that saw it.
+    """
+    if world.size == 1:
+        save_tensors(tensors, folder / f"{name}.safetensors")
+        return
+    dcp.save(
+        dict(tensors),
+        storage_writer=HuggingFaceStorageWriter(str(folder / name), save_distributed=True),
+    )
+
+
+def kinds(folder: Path, name: str) -> dict[str, Kind]:
+    """What is there, from headers alone."""
+    file = folder / f"{name}.safetensors"
+    if not file.is_file():
+        saved = HuggingFaceStorageReader(str(folder / name)).read_metadata().state_dict_metadata
+        return {
+            key: (str(value.properties.dtype).removeprefix("torch."), tuple(value.size))
+            for key, value in saved.items()
+        }
+    with safe_open(file, framework="pt") as opened:
+        tensors = {key: opened.get_slice(key) for key in opened.keys()}  # noqa: SIM118
+        return {
+            key: (DTYPES[part.get_dtype()], tuple(part.get_shape()))
+            for key, part in tensors.items()
+        }
+
+
+def read_into(own: Mapping[str, Tensor], folder: Path, name: str, world: World) -> None:
+    """Copy what `save` wrote, in whatever number of processes, into the tensors of `own`.
+
+    Names, shapes and dtypes must be the same (`kinds`). Each process reads its own parts alone.
+    """
+    file = folder / f"{name}.safetensors"
+    if not file.is_file():
+        logging.getLogger("torch.distributed.checkpoint").setLevel(logging.ERROR)
+        dcp.load(
+            dict(own),
+            storage_reader=HuggingFaceStorageReader(str(folder / name)),
+            no_dist=world.size == 1,
+        )
+        return
+    with safe_open(file, framework="pt") as opened:
+        for key, tensor in own.items():
+            saved = opened.get_tensor(key)
+            if isinstance(tensor, DTensor):
+                mesh, placements = tensor.device_mesh, tensor.placements
+                saved = distribute_tensor(
+                    saved.to(tensor.device), mesh, placements, src_data_rank=None
+                )
+            tensor.copy_(saved)
+
+
+DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
