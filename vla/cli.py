@@ -26,8 +26,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command in `arguments` (those of the process by default) and exit.
 
     Exit status: 0 done, 1 a check failed, 2 something the user can put right (one line on stderr,
-    the traceback only with `--debug` or VLA_DEBUG=1), 130 interrupted. Anything else is a bug of
-    ours and keeps its traceback.
+    the traceback only with `--debug` or VLA_DEBUG=1), 130 interrupted; errors that have an
+    `exit_status` end with it (`vla.training.faults`). Anything else is a bug of ours and keeps its
+    traceback.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     args, rest = _parser().parse_known_args(arguments)
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         if args.debug or not is_user_error(error):
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)
-        sys.exit(USER_ERROR_STATUS)
+        sys.exit(getattr(error, "exit_status", USER_ERROR_STATUS))
     sys.exit(status or 0)
 
 
@@ -53,6 +54,8 @@ def is_user_error(error: Exception) -> bool:
     That is a ValueError or ImportError raised by a line of these packages (the same error raised
     inside a library is a crash), or the system refusing a file: missing, not allowed, disk full.
     """
+    if hasattr(error, "exit_status"):
+        return True
     if isinstance(error, OSError):
         return error.errno is not None or _raised_by_us(error.__traceback__)
     return isinstance(error, ValueError | ImportError) and _raised_by_us(error.__traceback__)

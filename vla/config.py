@@ -113,6 +113,8 @@ class RunConfig:
     eval_batches: int = 8  # batches of held-out samples in a validation loss
     save_every: int = 1000  # steps between checkpoints
     keep: int = 2  # newest checkpoints that are kept
+    keep_every: int | None = None  # steps; checkpoints of their multiples are kept for good
+    skip_not_finite: int = 0  # steps that may be left out because a loss or gradient is not finite
     tensorboard: bool = True
 
     def __post_init__(self):
@@ -121,6 +123,10 @@ class RunConfig:
                 raise ValueError(f"{name} is {value}; it must be 1 or more")
         if self.keep < 1:
             raise ValueError(f"keep is {self.keep}; at least 1 checkpoint has to be kept")
+        if self.keep_every is not None and self.keep_every < 1:
+            raise ValueError(f"keep_every is {self.keep_every}; give steps, 1 or more, or None")
+        if self.skip_not_finite < 0:
+            raise ValueError(f"skip_not_finite is {self.skip_not_finite}; it must be 0 or more")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; it must be 0 or more")
         if self.batch_size % self.accumulate:

@@ -5,7 +5,9 @@ A variant is JSON: {"name", "kind": "text" | "actions", "fields": of the config,
 """
 
 import json
+import os
 import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from backbone.weights import save_weights
 from vla.batch import Batch
 from vla.config import OptimConfig, RunConfig
 from vla.pi0 import PI0_TINY, Pi0
+from vla.training.faults import LostPeer
 from vla.training.job import Job, Microbatch
 from vla.training.loop import train
 from vla.training.parallel import ParallelConfig
@@ -28,7 +31,13 @@ CAMERAS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class ActionConfig(RunConfig):
-    """π0 on made-up batches: prompts and cameras differ in number from sample to sample."""
+    """π0 on made-up batches: prompts and cameras differ in number from sample to sample.
+
+    die_at, hang_at: a step at which the second process ends, or stops to do anything.
+    """
+
+    die_at: int | None = None
+    hang_at: int | None = None
 
     def job(self, world: World = ALONE) -> Job:
         model = Pi0(PI0_TINY)
@@ -41,11 +50,17 @@ class ActionConfig(RunConfig):
             t = torch.from_numpy(uniform).float()
             return Microbatch((batch, torch.from_numpy(noise), t), len(where), list(where))
 
+        def batch(step: int) -> list[Microbatch]:
+            if world.rank == 1 and step == self.die_at:
+                os._exit(9)
+            if world.rank == 1 and step == self.hang_at:
+                time.sleep(1000)
+            parts = shares(step, self.batch_size, self.accumulate, world)
+            return [microbatch(where) for where in parts]
+
         return Job(
             model,
-            batch=lambda step: [
-                microbatch(where) for where in shares(step, self.batch_size, self.accumulate, world)
-            ],
+            batch=batch,
             save=lambda model, folder: save_weights(model, folder / "model.safetensors"),
             held_out=lambda: [microbatch(range(k, k + 2)) for k in (900, 902, 904)],
         )
@@ -97,7 +112,11 @@ def main(folder: Path, *variants: str) -> None:
         if "freeze" in fields:
             fields["freeze"] = tuple(fields["freeze"])
         run = config(folder / variant["name"], variant["kind"], variant.get("parallel", {}), fields)
-        train(run, resume=variant.get("resume", False))
+        try:
+            train(run, resume=variant.get("resume", False))
+        except LostPeer as error:
+            print(error, file=sys.stderr)
+            os._exit(error.exit_status)  # gloo's threads may still wait for the one that hangs
 
 
 if __name__ == "__main__":

@@ -44,6 +44,12 @@ def test_the_newest_k_are_kept_by_step_and_not_by_name(tmp_path):
     assert checkpoint.steps(tmp_path) == [10, 100]
 
 
+def test_multiples_of_a_step_are_kept_for_good(tmp_path):
+    for step in (5, 10, 15, 20, 25):
+        checkpoint.write(tmp_path, step, tensors(step), {"step": step}, keep=1, keep_every=10)
+    assert checkpoint.steps(tmp_path) == [10, 20, 25]
+
+
 def test_a_broken_checkpoint_does_not_count_among_those_kept(tmp_path):
     write(tmp_path, 1)
     write(tmp_path, 2)

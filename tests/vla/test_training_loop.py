@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -14,12 +15,15 @@ from fake_run import Network, fake_config
 from safetensors.torch import load_file
 from torch import nn
 
+from vla.cli import main
 from vla.config import OptimConfig
 from vla.training import checkpoint, loop
+from vla.training.faults import BadData, NotFinite
 from vla.training.job import Microbatch
 from vla.training.log import METRICS
 from vla.training.loop import train
 from vla.training.optimiser import Optimisers, make_optimiser
+from vla.training.spikes import Spikes
 from vla.training.update import freeze_unused, update, validation_loss
 
 CPU = torch.device("cpu")
@@ -211,6 +215,44 @@ def test_a_frozen_part_stays_as_it_was(tmp_path):
 def test_a_sample_with_nan_stops_the_run_and_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"at step \d+ is not finite; .*\b13\b"):
         train(fake_config(tmp_path, poison=13))
+
+
+def test_steps_that_are_not_finite_can_be_left_out_up_to_a_limit_and_their_batches_are_kept(
+    tmp_path,
+):
+    """Each epoch of 20 samples meets the bad one once: six times in 20 steps of 6."""
+    with pytest.raises(NotFinite, match=r"Its batch is kept in .*not_finite/\d+\.0\.safetensors"):
+        train(fake_config(tmp_path / "few", poison=13, skip_not_finite=5))
+    train(fake_config(tmp_path / "all", poison=13, skip_not_finite=6))
+    kept = list((tmp_path / "all/not_finite").iterdir())
+    assert len(kept) == 6
+    batch = load_file(kept[0])
+    assert batch["0.0"].shape == (6, 3)
+    assert batch["0.0"].isnan().any()
+    assert all(weight.isfinite().all() for weight in weights(tmp_path / "all").values())
+
+
+def test_errors_of_a_run_have_exit_statuses_of_their_own(tmp_path, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    run = tmp_path / "run.py"
+    run.write_text(
+        "from pathlib import Path\n"
+        "from fake_run import fake_config\n"
+        f"config = fake_config(Path({str(tmp_path)!r}) / 'run', poison=13)\n"
+    )
+    with pytest.raises(SystemExit) as ended:
+        main(["train", str(run)])
+    assert ended.value.code == NotFinite.exit_status == 4
+    assert "is not finite" in capsys.readouterr().err
+    assert BadData.exit_status == 3
+
+
+def test_a_loss_that_stands_out_is_told_from_those_before_it():
+    spikes = Spikes(width=4, span=50)
+    generator = random.Random(0)
+    assert not any(spikes.add(1 + 0.1 * generator.gauss(0, 1)) for _ in range(300))
+    assert spikes.add(2.0)
+    assert not Spikes(width=4, span=50).add(100.0)  # nothing is before it
 
 
 def test_a_folder_that_holds_a_run_is_refused_without_resume(tmp_path):

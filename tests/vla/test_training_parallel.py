@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from vla.pi0 import PI0_TINY, Pi0
+from vla.training.faults import LostPeer
 from vla.training.parallel import ParallelConfig, blocks, outline, parallelise, recompute
 from vla.training.sampler import shares
 from vla.training.world import ALONE, World
@@ -133,6 +135,37 @@ def test_each_process_writes_its_own_shards_and_nothing_is_pickled(runs):
     assert max(parts) < 0.7 * whole
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["die_at", "hang_at"])
+def test_a_process_that_is_lost_ends_the_others_with_a_status_of_its_own(tmp_path, fault):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    told = variant("run", "actions", parallel={"timeout": 10}, fields={fault: 3, "steps": 6})
+    command = [sys.executable, str(HERE / "parallel_run.py"), str(tmp_path), told]
+    common = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE)]),
+        "OMP_NUM_THREADS": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": "2",
+    }
+    first, second = (
+        subprocess.Popen(command, env={**common, "RANK": str(rank)}, stderr=subprocess.PIPE)
+        for rank in range(2)
+    )
+    try:
+        _, printed = first.communicate(timeout=240)
+    finally:
+        first.kill()
+        second.kill()
+        second.communicate()
+    assert first.returncode == LostPeer.exit_status, printed.decode()[-2000:]
+    assert b"process 0 of 2 lost another one" in printed
+    assert sorted(reports(tmp_path / "run")) == [1, 2, 3]
+
+
 def test_the_processes_share_each_micro_batch():
     assert shares(3, 8, 2, ALONE) == [range(24, 28), range(28, 32)]
     assert shares(3, 8, 2, World(0, 2)) == [range(24, 26), range(28, 30)]
@@ -165,6 +198,7 @@ def test_recomputed_blocks_give_the_same_gradients():
         after = len(saved) - before
     again.square().sum().backward()
     assert kept.equal(again)
+    assert x.grad is not None
     assert x.grad.equal(expected)
     assert after < before
 

@@ -37,10 +37,12 @@ def write(
     state: Mapping[str, Any],
     *,
     keep: int,
+    keep_every: int | None = None,
     also: Callable[[Path], None] | None = None,
     world: World = ALONE,
 ) -> Path:
-    """Write `folder/<step>`, then delete all but the `keep` newest complete checkpoints.
+    """Write `folder/<step>`, then delete all complete checkpoints but the `keep` newest and those
+    of multiples of `keep_every`.
 
     tensors: one safetensors file per entry, by name. state: what JSON can hold. also: writes more
     files into the folder that it is given. Returns the checkpoint's folder.
@@ -80,7 +82,8 @@ def write(
         ) from error
     if world.first:
         for old in [s for s in steps(folder) if _looks_complete(folder / str(s))][:-keep]:
-            shutil.rmtree(folder / str(old))
+            if keep_every is None or old % keep_every:
+                shutil.rmtree(folder / str(old))
     world.wait()
     return final
 

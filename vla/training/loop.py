@@ -15,11 +15,14 @@ from torch.utils.data import DataLoader, Dataset
 from vla.config import RunConfig, as_dict, save_config
 from vla.training import checkpoint
 from vla.training.ema import Ema
+from vla.training.faults import NotFinite
 from vla.training.interrupt import Interrupt
 from vla.training.job import Job, Microbatch
 from vla.training.log import Log, Window
 from vla.training.optimiser import freeze, make_optimiser, set_learning_rate
 from vla.training.parallel import ParallelConfig, outline, parallelise, whole
+from vla.training.replay import keep
+from vla.training.spikes import Spikes
 from vla.training.state import TrainState
 from vla.training.update import freeze_unused, update, validation_loss
 from vla.training.world import World, joined
@@ -27,7 +30,15 @@ from vla.training.world import World, joined
 __all__ = ["train"]
 
 # Fields that may differ between a checkpoint's run and the one that goes on from it.
-FREE_ON_RESUME = {"output_dir", "steps", "device", "workers", "keep", "tensorboard"} | {
+FREE_ON_RESUME = {
+    "output_dir",
+    "steps",
+    "device",
+    "workers",
+    "keep",
+    "keep_every",
+    "tensorboard",
+} | {
     *(f"{what}_every" for what in ("log", "eval", "save")),
     *(f"parallel.{field.name}" for field in fields(ParallelConfig)),
 }
@@ -47,8 +58,9 @@ def train(config: RunConfig, *, resume: bool = False) -> Path:
     are the same for any number of them, and a checkpoint of one number goes on with another.
 
     SIGTERM and Ctrl-C save a checkpoint after the running update, then stop the process.
-    Raises ValueError if the loss or gradient is not finite (before the update), OSError if a
-    checkpoint cannot be written.
+    Raises NotFinite if the loss or a gradient is not finite, in all processes and before the
+    update, after `config.skip_not_finite` of such steps were left out; the batch is kept. OSError
+    if a checkpoint cannot be written, LostPeer if another process is gone.
     """
     device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with joined(device, config.parallel.timeout) as (world, device):
@@ -93,7 +105,14 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
 
         saved = {"step": step, "window": window.sums, "config": as_dict(config)}
         return checkpoint.write(
-            checkpoints, step, state.tensors(), saved, keep=config.keep, also=result, world=world
+            checkpoints,
+            step,
+            state.tensors(),
+            saved,
+            keep=config.keep,
+            keep_every=config.keep_every,
+            also=result,
+            world=world,
         )
 
     with (
@@ -107,27 +126,38 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
     ):
         if unused:
             log.say(f"left out of training, no gradient reaches them: {', '.join(unused)}")
+        skipped, spikes = 0, Spikes()
         began = time.perf_counter()
         for step, microbatches in _prepared(job, config, start):
             rate = set_learning_rate(optimiser, config.optim, step, config.steps)
-            loss, norm = update(
-                model,
-                optimiser,
-                microbatches,
-                step=step,
-                device=device,
-                precision=config.precision,
-                clip=config.optim.clip,
-                world=world,
-            )
-            if ema is not None:
-                ema.update(step)
             done = step + 1
-            seconds = time.perf_counter() - began
-            window.add({"loss": loss, "grad_norm": norm}, config.batch_size, seconds)
+            try:
+                loss, norm = update(
+                    model,
+                    optimiser,
+                    microbatches,
+                    step=step,
+                    device=device,
+                    precision=config.precision,
+                    clip=config.optim.clip,
+                    world=world,
+                )
+            except NotFinite as error:
+                path = keep(microbatches, folder / f"not_finite/{step}.{world.rank}.safetensors")
+                skipped += 1
+                if skipped > config.skip_not_finite:
+                    raise NotFinite(f"{error}. Its batch is kept in {path}") from error
+                log.say(f"skipped step {step}, {skipped} of {config.skip_not_finite}: {error}")
+            else:
+                if ema is not None:
+                    ema.update(step)
+                seconds = time.perf_counter() - began
+                window.add({"loss": loss, "grad_norm": norm}, config.batch_size, seconds)
+                if spikes.add(loss):
+                    log.say(f"the loss of step {step} stands out: {loss:.4g}, norm {norm:.4g}")
 
             values = {}
-            if done % config.log_every == 0 or done == config.steps:
+            if (done % config.log_every == 0 or done == config.steps) and window.sums:
                 values |= {**window.means(), "lr": rate}
                 window = Window()
             if job.held_out and (done % config.eval_every == 0 or done == config.steps):

@@ -24,6 +24,7 @@ from vla.pi05 import Pi05
 from vla.policy import WEIGHTS, Policy
 from vla.policy_config import MODEL_TYPES, PROMPT_LENGTHS, PolicyConfig
 from vla.processor import Processor
+from vla.training.faults import BadData
 from vla.training.job import Job, Microbatch
 from vla.training.sampler import (
     TRAIN_NOISE,
@@ -41,17 +42,20 @@ def policy_job(config: TrainConfig, world: World = ALONE) -> Job:
     """Open the data, build the model and start it from `config.init`.
 
     Statistics come from the training episodes alone.
-    Raises ValueError or FileNotFoundError, saying what to change, if data, model and `init` do not
-    fit each other.
+    Raises BadData, another ValueError or FileNotFoundError, saying what to change, if the data
+    can't be trained on, or data, model and `init` do not fit each other.
     """
     data, sizes = config.data, config.model
     model = build(sizes)
     if config.init is not None:
         load_init(model, config.init)
-    dataset = open_dataset(data.root)
-    chosen, held_out = split(len(dataset.episodes), data.held_out, config.seed)
-    training = _demonstrations(config, chosen)
-    validation = _demonstrations(config, held_out) if held_out else None
+    try:
+        dataset = open_dataset(data.root)
+        chosen, held_out = split(len(dataset.episodes), data.held_out, config.seed)
+        training = _demonstrations(config, chosen)
+        validation = _demonstrations(config, held_out) if held_out else None
+    except ValueError as error:
+        raise BadData(str(error)) from error
     processor = Processor(
         PolicyConfig(
             model=sizes,

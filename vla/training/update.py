@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from vla.training.faults import NotFinite
 from vla.training.job import Microbatch
 from vla.training.optimiser import Optimisers, trained_parameters
 from vla.training.world import ALONE, World
@@ -29,7 +30,7 @@ def update(
 
     The gradient is that of the mean loss over all samples, however they are divided, over
     processes too: sharding averages gradients over these, which have equally many samples.
-    Raises ValueError, in all processes and before weights or moments change, if the loss or the
+    Raises NotFinite, in all processes and before weights or moments change, if the loss or the
     norm is not finite in one of them.
     """
     optimiser.zero_grad()
@@ -123,14 +124,14 @@ def _check_finite(
         map(math.isfinite, [x for row in every for x in row[:-1]])
     ):
         bad = [rank for rank, row in enumerate(every) if not all(map(math.isfinite, row[:-1]))]
-        raise ValueError(
+        raise NotFinite(
             f"the loss at step {step} is not finite in process {', '.join(map(str, bad))}, which "
             "names the samples; the update was not made"
         )
     wrong = [m for m, x in zip(microbatches, losses, strict=True) if not math.isfinite(x)]
     samples = [sample for m in wrong or microbatches for sample in m.samples]
     what = f"loss {losses}" if wrong else f"gradient norm {norm}"
-    raise ValueError(
+    raise NotFinite(
         f"{what} at step {step} is not finite; the update was not made. It came from the samples "
         f"{samples}. Look at these for NaN or extreme values, or lower optim.lr"
     )

@@ -11,6 +11,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from vla.training.faults import LostPeer
+
 __all__ = ["ALONE", "World", "joined"]
 
 
@@ -61,8 +63,9 @@ def joined(device: torch.device, timeout: float) -> Iterator[tuple[World, torch.
     """Inside the block this process belongs to the world that torchrun announced, if it did.
 
     device: "cuda" becomes this process's own card. timeout: seconds that a process waits for
-    another one before it counts as lost; then a collective raises RuntimeError here.
+    another one before it counts as lost.
     Messages go through gloo on the host, and through NCCL between cards.
+    Raises LostPeer where another process ended or hangs.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -76,5 +79,13 @@ def joined(device: torch.device, timeout: float) -> Iterator[tuple[World, torch.
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
     try:
         yield World(dist.get_rank(), size), device
+    except RuntimeError as error:
+        # NCCL's errors have a type of their own; gloo's are told by their text alone
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            raise LostPeer(
+                f"process {dist.get_rank()} of {size} lost another one: {error}. Start again with "
+                "--resume; see what the others printed for the cause"
+            ) from error
+        raise
     finally:
         dist.destroy_process_group()
