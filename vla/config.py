@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 from tyro.conf import AvoidSubcommands
 
+from backbone.lora import LoRAConfig
 from vla.pi0 import Pi0Config
 from vla.pi05 import Pi05Config
 from vla.training.parallel import ParallelConfig
@@ -99,6 +100,7 @@ class RunConfig:
     accumulate: int = 1  # micro-batches per update; does not change the result
     optim: OptimConfig = field(default_factory=OptimConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    lora: LoRAConfig | None = None  # low-rank adapters; all else but `lora.train` stays as it is
     freeze: tuple[str, ...] = ()  # parts that stay as they are, e.g. "backbone.vision"
     ema: float | None = (
         0.99  # decay of the averaged weights, which are the result; None: no average

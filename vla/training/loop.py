@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from backbone.lora import add_lora, merged, save_adapters
 from vla.config import RunConfig, as_dict, save_config
 from vla.training import checkpoint
 from vla.training.ema import Ema
@@ -42,6 +43,7 @@ FREE_ON_RESUME = {
     *(f"{what}_every" for what in ("log", "eval", "save")),
     *(f"parallel.{field.name}" for field in fields(ParallelConfig)),
 }
+ADAPTER = "adapter"  # folder of a LoRA run's adapters, beside the result that holds them merged
 WORKER_TIMEOUT = 300  # seconds without a batch before a worker counts as hung
 
 
@@ -50,7 +52,8 @@ def train(config: RunConfig, *, resume: bool = False) -> Path:
 
     Writes into `config.output_dir`: config.json, metrics.jsonl, tensorboard/, checkpoints/<step>/
     and the result, e.g. policy/ (averaged weights where `config.ema` is set; every checkpoint holds
-    its own). With `resume` it goes on from the newest whole checkpoint, if there is one, and makes
+    its own; with `config.lora`, adapters stand in adapter/ and are merged into the result). With
+    `resume` it goes on from the newest whole checkpoint, if there is one, and makes
     the updates that a run without a break would have made; without, a folder that has checkpoints
     is refused.
 
@@ -79,6 +82,8 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
     job = config.job(world)
     model = job.model.to(device).train()
     freeze(model, config.freeze)
+    if config.lora is not None:
+        add_lora(model, config.lora)
     unused = freeze_unused(model, job.batch(0), device, config.precision)
     empty = None if world.size == 1 else outline(model)
     parallelise(model, config.parallel, world, device, config.precision)
@@ -100,7 +105,10 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
         def result(inside: Path) -> None:
             (inside / job.result).mkdir()
             with _averaged(ema if empty is None else None):
-                job.save(finished, inside / job.result)
+                plain = finished if config.lora is None else merged(finished)
+                job.save(plain, inside / job.result)
+                if config.lora is not None:
+                    save_adapters(finished, inside / ADAPTER)
             model.train()  # saving may have put it into its mode for use
 
         saved = {"step": step, "window": window.sums, "config": as_dict(config)}
@@ -177,7 +185,8 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
             began = time.perf_counter()
         path = save(config.steps)
         if world.first:
-            _publish(path / job.result, folder / job.result)
+            for name in (job.result, *([ADAPTER] if config.lora else [])):
+                _publish(path / name, folder / name)
         world.wait()
         return folder / job.result
 

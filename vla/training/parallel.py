@@ -144,5 +144,5 @@ def whole(tensors: dict[str, Tensor], world: World) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
         if world.first:
-            found[name] = full.detach().cpu()
+            found[name] = full.detach().to("cpu", copy=True)  # a single shard is no copy yet
     return found
