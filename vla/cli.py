@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from vla.assets import PALIGEMMA_TABLETOP
+from vla.cli_bench import add_bench
 from vla.cli_serve import add_serve
 from vla.cli_vlm import VLM_COMMANDS, positive
 
@@ -91,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_convert,
         *VLM_COMMANDS,
         add_serve,
+        add_bench,
     ):
         command = add(commands)
         command.add_argument(

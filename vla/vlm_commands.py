@@ -32,7 +32,7 @@ MASK_TASK = "refcoco-masks"
 
 
 def load(args: argparse.Namespace) -> VLM:
-    return VLM.from_pretrained(_model(args), device=_device(args.device), dtype=args.dtype)
+    return VLM.from_pretrained(_model(args), device=as_device(args.device), dtype=args.dtype)
 
 
 def say(args: argparse.Namespace, prompt: str) -> int:
@@ -114,7 +114,8 @@ def _model(args: argparse.Namespace) -> Path:
     return args.model
 
 
-def _device(name: str) -> torch.device:
+def as_device(name: str) -> torch.device:
+    """Raises ValueError for an unknown one, or for a GPU where torch finds none."""
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -167,7 +168,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     """Decoding options as `VLM`'s methods take them, checked before anything is loaded."""
     options = {name: getattr(args, name) for name in DECODING}
     if Decoding(**options).drawn:
-        options["generator"] = torch.Generator(_device(args.device)).manual_seed(args.seed)
+        options["generator"] = torch.Generator(as_device(args.device)).manual_seed(args.seed)
     return options
 
 

@@ -11,7 +11,7 @@ from vla import cli
 
 COMMANDS = (
     *("demo", "collect", "train", "eval", "stats", "check"),
-    *("caption", "ask", "ocr", "detect", "segment", "collect-vlm", "evaluate-vlm"),
+    *("caption", "ask", "ocr", "detect", "segment", "collect-vlm", "evaluate-vlm", "bench"),
 )
 HEAVY = ("torch", "lerobot", "mujoco", "gymnasium", "numpy", "tensorboard", "matplotlib")
 
