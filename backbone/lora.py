@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from backbone.sources.places import some
 from backbone.sources.read import read
-from backbone.weights import check_fit, file_weights, save_tensors
+from backbone.weights import Shape, check_fit, file_weights, save_tensors
 
 ATTENTION_AND_MLP = r"(.*\.)?(language|gemma)\.blocks\.\d+\..*(q|k|v|o|gate|up|down)_proj"
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -176,8 +176,8 @@ def load_adapters(model: nn.Module, folder: Path | str) -> None:
         if key.endswith(suffix)
     ]
     plain = dict(model.named_modules())
-    linear = {name: plain[name] for name in names if isinstance(plain.get(name), nn.Linear)}
-    wanted = {
+    linear = {name: layer for name in names if isinstance(layer := plain.get(name), nn.Linear)}
+    wanted: dict[str, Shape] = {
         f"{_PEFT}{name}.{part}.weight": shape
         for name, layer in linear.items()
         for part, shape in (

@@ -75,12 +75,12 @@ def test_a_merged_model_computes_the_same_with_plain_layers(model, batch):
     add_lora(model, CONFIG)
     disturb(model)
     whole = merged(model)
+    assert isinstance(whole, PaliGemma)
     assert {name: p.shape for name, p in whole.named_parameters()} == plain
     with torch.no_grad():
         expected, found = model.logits(batch), whole.logits(batch)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert sum(1 for _ in adapters(model)) == LAYERS  # the model itself keeps them
-    assert isinstance(whole, PaliGemma)
     assert whole.embedding.weight is model.embedding.weight
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from vla.training.loop import train
 from vla.training.parallel import ParallelConfig
 from vla.training.sampler import draw, shares
 from vla.training.text_job import TextConfig
-from vla.training.world import ALONE, World
+from vla.training.world import ALONE, World, joined
 
 CAMERAS = 2
 
@@ -105,6 +106,16 @@ def config(folder: Path, kind: str, parallel: dict, fields: dict) -> RunConfig:
 
 def main(folder: Path, *variants: str) -> None:
     torch.set_num_threads(1)
+    timeout = json.loads(variants[0]).get("parallel", {}).get("timeout", 300)
+    try:
+        with joined(torch.device("cpu"), timeout):
+            run_all(folder, variants)
+    except LostPeer as error:
+        print(error, file=sys.stderr)
+        os._exit(error.exit_status)  # gloo's threads may still wait for the one that hangs
+
+
+def run_all(folder: Path, variants: Sequence[str]) -> None:
     for variant in map(json.loads, variants):
         fields = dict(variant.get("fields", {}))
         if "optim" in fields:
@@ -112,11 +123,7 @@ def main(folder: Path, *variants: str) -> None:
         if "freeze" in fields:
             fields["freeze"] = tuple(fields["freeze"])
         run = config(folder / variant["name"], variant["kind"], variant.get("parallel", {}), fields)
-        try:
-            train(run, resume=variant.get("resume", False))
-        except LostPeer as error:
-            print(error, file=sys.stderr)
-            os._exit(error.exit_status)  # gloo's threads may still wait for the one that hangs
+        train(run, resume=variant.get("resume", False))
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def test_training_builds_the_model_that_the_config_names(video_dataset, tmp_path
     text = Tokenizer.small().decode(batch.tokens[0].tolist())
     assert text.startswith("Task: ")
     assert text.endswith(";\nAction: ")
-    job.save(tmp_path)
+    job.save(job.model, tmp_path)
     assert Policy.from_pretrained(tmp_path).config.model == PI05_TINY
     silent = policy_job(train_config(video_dataset, discrete_state=False, prompt_length=12))
     tokens = silent.batch(0)[0].inputs[0].tokens
@@ -145,7 +145,8 @@ def test_pi05_learns_one_batch_by_heart(video_dataset):
 
 def test_a_pi0_does_not_start_a_pi05(video_dataset, tmp_path):
     config = dataclasses.replace(train_config(video_dataset), model=PI0_TINY)
-    policy_job(config).save(tmp_path)
+    job = policy_job(config)
+    job.save(job.model, tmp_path)
     with pytest.raises(ValueError, match="has other sizes than the config's model: Pi0Config"):
         load_init(Pi05(PI05_TINY), tmp_path)
 

@@ -17,8 +17,10 @@ from vla.training.optimiser import (
     set_learning_rate,
     trained_parameters,
 )
+from vla.training.shards import save
 from vla.training.state import TrainState
 from vla.training.update import update
+from vla.training.world import ALONE
 
 TRACE = Path(__file__).parents[1] / "golden/schedules/openpi_adamw.npz"
 
@@ -146,11 +148,12 @@ def test_muon_goes_on_exactly_from_saved_moments():
     model = Blocks()
     optimiser = make_optimiser(model, config)
     half = run(model, optimiser, range(5)).tensors()
-    saved = {file: {k: v.clone() for k, v in values.items()} for file, values in half.items()}
+    for name, values in half.items():
+        save(values, tmp_path, name, ALONE)
     whole = run(model, optimiser, range(5, 10)).tensors()
     fresh = Blocks()
     state = TrainState(fresh, make_optimiser(fresh, config), None)
-    state.fill(saved, "memory")
+    state.read(tmp_path, ALONE)
     resumed = run(fresh, state.optimiser, range(5, 10)).tensors()
     for file in ("model", "optimiser"):
         assert whole[file].keys() == resumed[file].keys()

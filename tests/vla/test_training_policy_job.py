@@ -79,7 +79,7 @@ def test_held_out_episodes_are_neither_trained_on_nor_in_the_statistics(video_da
     assert job.held_out is not None
     validated = {s.split()[1] for m in job.held_out() for s in m.samples}
     assert validated == {str(episode) for episode in held_out}
-    job.save(tmp_path)
+    job.save(job.model, tmp_path)
     saved = Policy.from_pretrained(tmp_path).processor.stats
     np.testing.assert_array_equal(saved.state.mean, norm_stats(video_dataset, chosen).state.mean)
 
@@ -164,7 +164,8 @@ def test_a_paligemma_fills_the_backbone_and_leaves_the_expert_random(tmp_path):
 
 
 def test_a_policy_fills_the_whole_model(video_dataset, tmp_path):
-    policy_job(config(video_dataset)).save(tmp_path)
+    job = policy_job(config(video_dataset))
+    job.save(job.model, tmp_path)
     job = policy_job(config(video_dataset, init=tmp_path, seed=9))
     saved = Policy.from_pretrained(tmp_path).model
     for name, p in saved.named_parameters():

@@ -11,10 +11,14 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch.distributed.checkpoint as dcp
 from safetensors import safe_open
 from torch import Tensor
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.hf_storage import (
+    HuggingFaceStorageReader,
+    HuggingFaceStorageWriter,
+)
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from backbone.weights import save_tensors
@@ -33,7 +37,7 @@ def save(tensors: Mapping[str, Tensor], folder: Path, name: str, world: World) -
     if world.size == 1:
         save_tensors(tensors, folder / f"{name}.safetensors")
         return
-    dcp.save(
+    state_dict_saver.save(
         dict(tensors),
         storage_writer=HuggingFaceStorageWriter(str(folder / name), save_distributed=True),
     )
@@ -47,6 +51,7 @@ def kinds(folder: Path, name: str) -> dict[str, Kind]:
         return {
             key: (str(value.properties.dtype).removeprefix("torch."), tuple(value.size))
             for key, value in saved.items()
+            if isinstance(value, TensorStorageMetadata)
         }
     with safe_open(file, framework="pt") as opened:
         tensors = {key: opened.get_slice(key) for key in opened.keys()}  # noqa: SIM118
@@ -64,7 +69,7 @@ def read_into(own: Mapping[str, Tensor], folder: Path, name: str, world: World) 
     file = folder / f"{name}.safetensors"
     if not file.is_file():
         logging.getLogger("torch.distributed.checkpoint").setLevel(logging.ERROR)
-        dcp.load(
+        state_dict_loader.load(
             dict(own),
             storage_reader=HuggingFaceStorageReader(str(folder / name)),
             no_dist=world.size == 1,

@@ -71,6 +71,9 @@ def joined(device: torch.device, timeout: float) -> Iterator[tuple[World, torch.
     if size == 1:
         yield ALONE, device
         return
+    if dist.is_initialized():  # whoever did so ends it; torch can't safely begin anew afterwards
+        yield World(dist.get_rank(), size), device
+        return
     backend = "gloo"
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
