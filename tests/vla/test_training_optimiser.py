@@ -132,7 +132,7 @@ def test_muon_takes_the_matrices_of_blocks_at_its_own_rate():
     }
 
 
-def test_muon_goes_on_exactly_from_saved_moments():
+def test_muon_goes_on_exactly_from_saved_moments(tmp_path):
     """Ten updates equal five, a copy into fresh ones, and five more."""
     config = OptimConfig(lr=0.01, warmup=0, muon_lr=0.02)
     x = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
