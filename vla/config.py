@@ -152,9 +152,12 @@ class TrainConfig(RunConfig):
     data: DataConfig
     draws: int = 4  # noise and time draws per observation; they share one reading of the prefix
     init: Path | None = None  # policy or PaliGemma folder to start from; None: random weights
+    fresh: tuple[str, ...] = ()  # parts that start from random weights all the same
 
     def __post_init__(self):
         super().__post_init__()
+        if self.fresh and self.init is None:
+            raise ValueError(f"fresh is {self.fresh}, but without init all is random; leave it out")
         if self.draws < 1:
             raise ValueError(f"draws is {self.draws}; it must be 1 or more")
 

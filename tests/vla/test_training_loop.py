@@ -15,6 +15,7 @@ from fake_run import Network, fake_config
 from safetensors.torch import load_file
 from torch import nn
 
+from backbone.lora import LoRAConfig, load_adapters, merged
 from vla.cli import main
 from vla.config import OptimConfig
 from vla.training import checkpoint, loop
@@ -210,6 +211,23 @@ def test_a_frozen_part_stays_as_it_was(tmp_path):
     end = weights(tmp_path)
     changed = {name for name in end if not torch.equal(end[name], start[name])}
     assert changed == {"head.weight", "head.bias"}
+
+
+def test_a_run_with_adapters_leaves_them_and_merges_them_into_its_result(tmp_path):
+    lora = LoRAConfig(rank=2, alpha=4.0, targets="vision|head", train=("head.bias",))
+    train(fake_config(tmp_path, lora=lora))
+    torch.manual_seed(0)
+    plain = Network()
+    start = {name: weight.clone() for name, weight in plain.state_dict().items()}
+    load_adapters(plain, tmp_path / "adapter")
+    expected = merged(plain).state_dict()
+    result = weights(tmp_path)
+    assert result.keys() == start.keys()
+    for name in ("vision.weight", "head.weight"):
+        torch.testing.assert_close(result[name], expected[name])
+        assert not torch.equal(result[name], start[name])
+    assert torch.equal(result["vision.bias"], start["vision.bias"])
+    assert not torch.equal(result["head.bias"], start["head.bias"])
 
 
 def test_a_sample_with_nan_stops_the_run_and_is_named(tmp_path):

@@ -163,6 +163,20 @@ def test_a_paligemma_fills_the_backbone_and_leaves_the_expert_random(tmp_path):
         assert torch.equal(p, expert[name])
 
 
+def test_parts_can_start_anew_beside_others_that_do_not(tmp_path):
+    pretrained = PaliGemma(PI0_TINY.backbone)
+    save_pretrained(pretrained, Tokenizer.small(), tmp_path)
+    model = Pi0(PI0_TINY)
+    vision = {name: p.clone() for name, p in model.backbone.vision.named_parameters()}
+    load_init(model, tmp_path, fresh=("backbone.vision",))
+    for name, p in model.backbone.vision.named_parameters():
+        assert torch.equal(p, vision[name])
+    for name, p in pretrained.language.named_parameters():
+        assert torch.equal(model.backbone.language.get_parameter(name), p)
+    with pytest.raises(ValueError, match=r"no parameter under 'backbone\.visoin'; did you mean"):
+        load_init(model, tmp_path, fresh=("backbone.visoin",))
+
+
 def test_a_policy_fills_the_whole_model(video_dataset, tmp_path):
     job = policy_job(config(video_dataset))
     job.save(job.model, tmp_path)

@@ -9,7 +9,14 @@ from torch import Tensor, nn
 from vla.config import OptimConfig
 from vla.training.schedule import learning_rate
 
-__all__ = ["Optimisers", "freeze", "make_optimiser", "set_learning_rate", "trained_parameters"]
+__all__ = [
+    "Optimisers",
+    "freeze",
+    "make_optimiser",
+    "set_learning_rate",
+    "trained_parameters",
+    "under",
+]
 
 
 def freeze(model: nn.Module, prefixes: Iterable[str]) -> None:
@@ -18,7 +25,7 @@ def freeze(model: nn.Module, prefixes: Iterable[str]) -> None:
     Raises ValueError for a prefix that no parameter has.
     """
     for prefix in prefixes:
-        for _, parameter in _under(model, prefix):
+        for _, parameter in under(model, prefix):
             parameter.requires_grad_(False)
 
 
@@ -61,7 +68,7 @@ def make_optimiser(model: nn.Module, config: OptimConfig) -> Optimisers:
     """
     factors: dict[str, float] = {}
     for prefix, factor in sorted(config.lr_factors, key=lambda item: len(item[0])):
-        factors |= {name: factor for name, _ in _under(model, prefix)}
+        factors |= {name: factor for name, _ in under(model, prefix)}
     muon_share = 0.0 if config.muon_lr is None else config.muon_lr / config.lr
     groups: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
     for name, parameter in trained_parameters(model).items():
@@ -129,7 +136,8 @@ def set_learning_rate(optimiser: Optimisers, config: OptimConfig, step: int, ste
     return rate
 
 
-def _under(model: nn.Module, prefix: str) -> list[tuple[str, nn.Parameter]]:
+def under(model: nn.Module, prefix: str) -> list[tuple[str, nn.Parameter]]:
+    """The parameters under a dotted prefix. Raises ValueError, with the closest name, for none."""
     found = [(n, p) for n, p in model.named_parameters() if f"{n}.".startswith(f"{prefix}.")]
     if not found:
         names = [name for name, _ in model.named_modules() if name]

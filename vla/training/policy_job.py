@@ -26,6 +26,7 @@ from vla.policy_config import MODEL_TYPES, PROMPT_LENGTHS, PolicyConfig
 from vla.processor import Processor
 from vla.training.faults import BadData
 from vla.training.job import Job, Microbatch
+from vla.training.optimiser import under
 from vla.training.sampler import (
     TRAIN_NOISE,
     VALIDATION_NOISE,
@@ -48,7 +49,7 @@ def policy_job(config: TrainConfig, world: World = ALONE) -> Job:
     data, sizes = config.data, config.model
     model = build(sizes)
     if config.init is not None:
-        load_init(model, config.init)
+        load_init(model, config.init, config.fresh)
     try:
         dataset = open_dataset(data.root)
         chosen, held_out = split(len(dataset.episodes), data.held_out, config.seed)
@@ -108,9 +109,10 @@ def policy_job(config: TrainConfig, world: World = ALONE) -> Job:
     )
 
 
-def load_init(model: Model, folder: Path) -> None:
+def load_init(model: Model, folder: Path, fresh: Sequence[str] = ()) -> None:
     """Fill `model` from a policy's folder, or only its backbone from a PaliGemma's.
 
+    fresh: prefixes of parts that keep the random weights that they have.
     Raises FileNotFoundError if there is neither, ValueError if sizes differ.
     """
     path = folder / "config.json"
@@ -134,7 +136,11 @@ def load_init(model: Model, folder: Path) -> None:
             f"init {folder} has other sizes than the config's model: {saved} there, {ours} here; "
             "make them equal"
         )
+    kept = [(p, p.detach().clone()) for prefix in fresh for _, p in under(model, prefix)]
     load_weights(target, folder / WEIGHTS)
+    with torch.no_grad():
+        for parameter, random in kept:
+            parameter.copy_(random)
 
 
 def _demonstrations(config: TrainConfig, episodes: list[int]) -> Demonstrations:
