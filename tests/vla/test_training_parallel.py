@@ -95,7 +95,6 @@ def result(folder: Path) -> dict[str, torch.Tensor]:
         ("actions", "actions-recomputed"),
         ("text", "text-sharded"),
         ("frozen", "frozen-sharded"),
-        ("muon", "muon-sharded"),
         ("actions", "from-one-to-two"),
         ("actions", "from-two-to-one"),
         ("actions", "from-two-to-four"),
@@ -122,6 +121,15 @@ def test_half_precision_over_processes_is_within_its_noise(runs):
     for step in wide:
         noise = max(abs(one[step]["loss"] - wide[step]["loss"]), 0.01 * wide[step]["loss"])
         assert abs(two[step]["loss"] - one[step]["loss"]) <= 3 * noise, step
+
+
+@pytest.mark.slow
+def test_muon_over_processes_is_within_its_noise(runs):
+    """It orthogonalises in bfloat16, whose sums of parts round otherwise than whole ones."""
+    one, two = (reports(runs / name) for name in ("muon", "muon-sharded"))
+    for step, report in one.items():
+        assert two[step]["loss"] == pytest.approx(report["loss"], rel=0.05), step
+    assert one[1]["loss"] == pytest.approx(two[1]["loss"], rel=1e-6)
 
 
 @pytest.mark.slow
