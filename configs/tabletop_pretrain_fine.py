@@ -23,7 +23,6 @@ config = TextConfig(
     seeing=500,
     ramp=500,
     standard=0.9,
-    alike=0.75,
     optim=OptimConfig(
         lr=1e-3,
         warmup=60,

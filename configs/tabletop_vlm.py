@@ -1,6 +1,6 @@
 """A small PaliGemma that captions, answers, detects and segments on Tabletop-v0, from nothing.
 
-    vla train configs/tabletop_vision.py    # what lies where: the image encoder, seven minutes
+    vla train configs/tabletop_vision.py    # what lies where: the image encoder, four minutes
     vla train configs/tabletop_vlm.py       # the mask codec first, a minute, then all tasks
 
 Two cores. Time and accuracy stand in docs/results.md.

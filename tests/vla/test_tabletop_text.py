@@ -108,23 +108,20 @@ def test_pretraining_sees_easy_scenes_with_one_camera_first_and_everything_later
 
 
 @pytest.mark.parametrize(
-    ("folder", "standard", "first", "all_"),
-    [(PALIGEMMA_TABLETOP, 0.0, 0.95, 0.95), (PALIGEMMA_TABLETOP_FINE, 1.0, 0.95, 0.85)],
+    ("folder", "near", "most"),  # the second one learned mostly from crowded scenes, not these
+    [(PALIGEMMA_TABLETOP, 0.95, 0.02), (PALIGEMMA_TABLETOP_FINE, 0.85, 0.03)],
 )
-def test_the_shipped_models_find_what_instructions_name(folder, standard, first, all_):
-    """Within 4 % of the side: the first coordinate, which tells whether it is the right thing, and
-    all four."""
+def test_the_shipped_models_find_what_instructions_name(folder, near, most):
     model, tokenizer = load_pretrained(folder)
     size = read_config(folder).vision.resolution
-    scenes = TabletopText(size, seed=123_456, locate=0.0, standard=standard)
+    scenes = TabletopText(size, seed=123_456, locate=0.0, standard=0.0)
     examples = [e for i in range(48) if "<loc" in (e := scenes[i]).answer]
     batch = collate_text(examples, tokenizer)
     with torch.no_grad():
         logits = model.logits(batch)[:, :-1]
-    wanted, loc = batch.tokens[:, 1:], tokenizer.loc(0)
-    place = batch.suffix[:, 1:] & (wanted >= loc) & (wanted < loc + 1024)
-    said = logits[..., loc : loc + 1024].argmax(-1) + loc
-    near = (said - wanted).abs() / 1024 <= 0.04
-    rows = torch.arange(len(examples))
-    assert near[rows, place.int().argmax(1)].float().mean() > first
-    assert near[place].float().mean() > all_
+    wanted, first = batch.tokens[:, 1:], tokenizer.loc(0)
+    place = batch.suffix[:, 1:] & (wanted >= first) & (wanted < first + 1024)
+    said = logits[..., first : first + 1024].argmax(-1) + first
+    error = (said - wanted).abs()[place] / 1024  # of the table's side
+    assert (error <= 0.04).float().mean() > near
+    assert error.mean() < most

@@ -40,8 +40,7 @@ class TabletopText:
     """A stream of examples; the i-th is a pure function of (seed, i).
 
     image_size: pixels. cameras: pictures per example, in this order. locate: share of examples that
-    ask for everything. standard: share of scenes of the harder level. alike: share of instructions
-    in scenes of that level whose object has the colour of another one, so that its shape decides.
+    ask for everything. standard: share of scenes of the harder level.
     """
 
     image_size: int
@@ -49,7 +48,6 @@ class TabletopText:
     seed: int = 0
     locate: float = 0.3
     standard: float = 0.5
-    alike: float = 0.0
 
     def __getitem__(self, index: int) -> TextExample:
         rng = np.random.default_rng((self.seed, index))
@@ -58,17 +56,18 @@ class TabletopText:
             scene = scene.with_random_gripper(rng)
             prompt, answer = everything(scene, rng)
         else:
-            scene, prompt, answer = self._task(scene, rng)
+            scene, prompt, answer = _task(scene, rng)
         images = np.stack([render(scene, camera, self.image_size) for camera in self.cameras])
         return TextExample(images, prompt, answer)
 
-    def _task(self, scene: Scene, rng: np.random.Generator) -> tuple[Scene, str, str]:
-        kind = rng.random()
-        if kind < 0.65:
-            return _instruction(scene, rng, self.alike)
-        scene = scene.with_random_gripper(rng)
-        ask = _detect if kind < 0.85 else _question if kind < 0.95 else _caption
-        return scene, *ask(scene, rng)
+
+def _task(scene: Scene, rng: np.random.Generator) -> tuple[Scene, str, str]:
+    kind = rng.random()
+    if kind < 0.65:
+        return _instruction(scene, rng)
+    scene = scene.with_random_gripper(rng)
+    ask = _detect if kind < 0.85 else _question if kind < 0.95 else _caption
+    return scene, *ask(scene, rng)
 
 
 def everything(scene: Scene, rng: np.random.Generator, steps: int = LOC_STEPS) -> tuple[str, str]:
@@ -82,25 +81,15 @@ def everything(scene: Scene, rng: np.random.Generator, steps: int = LOC_STEPS) -
     return "locate everything", " ; ".join(answer)
 
 
-def _instruction(scene: Scene, rng: np.random.Generator, alike: float) -> tuple[Scene, str, str]:
+def _instruction(scene: Scene, rng: np.random.Generator) -> tuple[Scene, str, str]:
     """What a policy is told; the answer is where the things that it names are."""
     goal = sample_goal(scene, rng)
-    if alike > 0 and not scene.level.unique_colours and rng.random() < alike:
-        while not _colour_repeats(scene, goal.object):
-            scene = sample_scene(rng, scene.level)
-            goal = sample_goal(scene, rng)
     prompt = instruction(goal, scene, rng)
     named = [scene.items[goal.object].name]
     if not isinstance(goal.target, str):
         named.append(scene.items[goal.target].name)
     scene = scene.with_random_gripper(rng, favourite=goal.object)
     return scene, prompt, located(named, boxes(scene, "top"))
-
-
-def _colour_repeats(scene: Scene, index: int) -> bool:
-    """Whether another object has the colour of this one."""
-    colour = scene.items[index].colour
-    return sum(scene.items[i].colour == colour for i in scene.objects) > 1
 
 
 def _detect(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:

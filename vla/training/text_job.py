@@ -41,7 +41,6 @@ class TextConfig(RunConfig):
     From there on, steps take turns between one camera and all of `cameras`, so that the model
     serves both a lone picture and a robot's set of them.
 
-    alike: share of instructions that only a shape can decide (`TabletopText`).
     vision: folder of an image encoder to start from, as `VisionConfig` leaves it.
     """
 
@@ -50,7 +49,6 @@ class TextConfig(RunConfig):
     seeing: int = 800
     ramp: int = 800
     standard: float = 0.5
-    alike: float = 0.0
     vision: Path | None = None
 
     def job(self, world: World = ALONE) -> Job:
@@ -97,7 +95,6 @@ class TextConfig(RunConfig):
             seed=self.seed,
             locate=1 - 0.7 * mixed,
             standard=self.standard * mixed,
-            alike=self.alike,
         )
 
     def _microbatches(
