@@ -79,7 +79,8 @@ def test_help_comes_before_anything_heavy(kind):
 @contextmanager
 def server(*arguments: str, **environment: str):
     """A process that serves the small model, and its URL."""
-    command = [sys.executable, "-m", "vla", "serve", "vlm", "--model", str(MODEL), "--port", "0"]
+    python = ["env", "--default-signal=INT", sys.executable]  # a shell's background jobs ignore it
+    command = [*python, "-m", "vla", "serve", "vlm", "--model", str(MODEL), "--port", "0"]
     process = subprocess.Popen(
         [*command, *arguments],
         stdout=subprocess.PIPE,
