@@ -26,6 +26,7 @@ from vla.training.loop import train
 from vla.training.optimiser import Optimisers, make_optimiser
 from vla.training.spikes import Spikes
 from vla.training.update import freeze_unused, update, validation_loss
+from vla.training.world import World
 
 CPU = torch.device("cpu")
 
@@ -132,6 +133,18 @@ def test_parameters_without_a_gradient_are_found_and_frozen():
     ]
     assert not model.dead.weight.requires_grad
     assert model.head.weight.grad is None
+
+
+def test_what_another_process_trains_is_not_frozen_here():
+    class BesideOneThatTrainsAll(World):
+        def gather(self, values):
+            return [list(values), [1.0] * len(values)]
+
+    model = Network()
+    x, noise = samples(4)
+    batch = [Microbatch((x, noise), 4)]
+    assert freeze_unused(model, batch, CPU, "float32", BesideOneThatTrainsAll(0, 2)) == []
+    assert model.dead.weight.requires_grad
 
 
 def test_bfloat16_computes_coarsely_but_keeps_weights_and_moments_in_float32():

@@ -84,7 +84,7 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
     freeze(model, config.freeze)
     if config.lora is not None:
         add_lora(model, config.lora)
-    unused = freeze_unused(model, job.batch(0), device, config.precision)
+    unused = freeze_unused(model, job.batch(0), device, config.precision, world)
     empty = None if world.size == 1 else outline(model)
     parallelise(model, config.parallel, world, device, config.precision)
     optimiser = make_optimiser(model, config.optim)

@@ -39,7 +39,7 @@ def update(
     total_norm = nn.utils.clip_grad_norm_(parameters, math.inf if clip is None else clip)
     if isinstance(total_norm, DTensor):
         total_norm = total_norm.full_tensor()
-    *each, norm = torch.stack([*losses, total_norm.to(losses[0].dtype)]).tolist()
+    *each, norm = torch.stack([*losses, total_norm.to(losses[0])]).tolist()
     every = world.gather([*each, norm])
     _check_finite(step, each, norm, microbatches, every)
     optimiser.step()
@@ -76,15 +76,22 @@ def validation_loss(
 
 
 def freeze_unused(
-    model: nn.Module, microbatches: Sequence[Microbatch], device: torch.device, precision: str
+    model: nn.Module,
+    microbatches: Sequence[Microbatch],
+    device: torch.device,
+    precision: str,
+    world: World = ALONE,
 ) -> list[str]:
-    """Turn off gradients where none arrives from these micro-batches; returns the names.
+    """Turn off gradients where none arrives from these micro-batches, in any process; returns the
+    names, the same everywhere.
 
     π0, for instance, reads only keys and values of the backbone's last block: its output, its MLP
     and the final norm are dead weight, and the optimiser is better off without them.
     """
     _backward(model, microbatches, device, precision)
-    unused = [name for name, p in trained_parameters(model).items() if p.grad is None]
+    trained = trained_parameters(model)
+    every = world.gather([float(p.grad is not None) for p in trained.values()])
+    unused = [name for name, *reached in zip(trained, *every, strict=True) if not any(reached)]
     for name in unused:
         model.get_parameter(name).requires_grad_(False)
     model.zero_grad()
