@@ -255,6 +255,8 @@ def test_steps_that_are_not_finite_can_be_left_out_up_to_a_limit_and_their_batch
     with pytest.raises(NotFinite, match=r"Its batch is kept in .*not_finite/\d+\.0\.safetensors"):
         train(fake_config(tmp_path / "few", poison=13, skip_not_finite=5))
     train(fake_config(tmp_path / "all", poison=13, skip_not_finite=6))
+    saved = checkpoint.read_state(tmp_path / "all/checkpoints/20")
+    assert saved["skipped"] == 6  # a run that goes on has none left
     kept = list((tmp_path / "all/not_finite").iterdir())
     assert len(kept) == 6
     batch = load_file(kept[0])

@@ -223,6 +223,9 @@ def test_an_outline_has_no_numbers_and_takes_them():
 def test_bad_values_are_refused():
     with pytest.raises(ValueError, match=r"parallel\.recompute is 0; it must be 1 or more"):
         ParallelConfig(recompute=0)
+    offload, cpu = ParallelConfig(offload=True), torch.device("cpu")
+    with pytest.raises(ValueError, match=r"parallel\.offload is for several processes"):
+        parallelise(nn.Linear(2, 2), offload, ALONE, cpu, "float32")
     with pytest.raises(ValueError, match=r"parallel\.shards is 3, which does not divide 4"):
         parallelise(
             nn.Linear(2, 2), ParallelConfig(shards=3), World(0, 4), torch.device("cpu"), "float32"

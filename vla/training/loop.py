@@ -90,7 +90,9 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
     optimiser = make_optimiser(model, config.optim)
     ema = None if config.ema is None else Ema(model, config.ema, ramp=config.ema_ramp)
     state = TrainState(model, optimiser, ema)
-    start, window = _resume(state, config, checkpoints, world) if resume else (0, Window())
+    start, window, skipped = 0, Window(), 0
+    if resume:
+        start, window, skipped = _resume(state, config, checkpoints, world)
     if world.first:
         folder.mkdir(parents=True, exist_ok=True)
         save_config(config, folder / "config.json")
@@ -111,7 +113,12 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
                     save_adapters(finished, inside / ADAPTER)
             model.train()  # saving may have put it into its mode for use
 
-        saved = {"step": step, "window": window.sums, "config": as_dict(config)}
+        saved = {
+            "step": step,
+            "window": window.sums,
+            "skipped": skipped,
+            "config": as_dict(config),
+        }
         return checkpoint.write(
             checkpoints,
             step,
@@ -134,7 +141,7 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
     ):
         if unused:
             log.say(f"left out of training, no gradient reaches them: {', '.join(unused)}")
-        skipped, spikes = 0, Spikes()
+        spikes = Spikes()
         began = time.perf_counter()
         for step, microbatches in _prepared(job, config, start):
             rate = set_learning_rate(optimiser, config.optim, step, config.steps)
@@ -235,7 +242,9 @@ def _averaged(ema: Ema | None):
 
 def _resume(
     state: TrainState, config: RunConfig, checkpoints: Path, world: World
-) -> tuple[int, Window]:
+) -> tuple[int, Window, int]:
+    """Fill `state` from the newest whole checkpoint; returns the steps made, the means since the
+    last report, and how many steps were left out."""
     step = -1
     if world.first:
         for reason in checkpoint.set_aside_damaged(checkpoints):
@@ -243,7 +252,7 @@ def _resume(
         newest = checkpoint.newest(checkpoints)
         step = -1 if newest is None else int(newest.name)
     if (step := world.from_first(step)) < 0:
-        return 0, Window()
+        return 0, Window(), 0
     path = checkpoints / str(step)
     saved = checkpoint.read_state(path)
     _check_same(saved["config"], as_dict(config), path)
@@ -253,7 +262,7 @@ def _resume(
             "in another output_dir"
         )
     state.read(path, world)
-    return saved["step"], Window(saved["window"])
+    return saved["step"], Window(saved["window"]), saved["skipped"]
 
 
 def _check_same(saved: dict, now: dict, path: Path) -> None:

@@ -66,8 +66,9 @@ def parallelise(
 ) -> nn.Module:
     """Spread `model`, in place, over the processes of `world`; returns it.
 
-    In a world of one only activations and compilation change. Freeze parameters before and make the
-    optimiser after: parameters become DTensors. precision: as in `RunConfig`; shards are float32.
+    In a world of one only activations and compilation change, and `offload` is refused. Freeze
+    parameters before and make the optimiser after: parameters become DTensors. precision: as in
+    `RunConfig`; shards are float32.
     Raises ValueError if `config.shards` does not divide the world.
     """
     found = list(blocks(model))
@@ -78,6 +79,8 @@ def parallelise(
         for block in found:
             block.compile()
     if world.size == 1:
+        if config.offload:
+            raise ValueError("parallel.offload is for several processes; start them with torchrun")
         return model
     shards = world.size if config.shards is None else config.shards
     if world.size % shards:
