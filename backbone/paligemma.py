@@ -71,6 +71,7 @@ class TextBatch:
     images: uint8 or float in [-1, 1], [B, N, 3, R, R]. image_valid: bool [B, N].
     tokens: int64 [B, T]: BOS, prompt, "\\n", answer, EOS, padding. token_valid: bool [B, T].
     suffix: bool [B, T], True on answer and EOS (the tokens that are predicted).
+    counted: bool [B, T], tokens that enter the loss; None: those of the suffix.
     """
 
     images: Tensor
@@ -78,10 +79,11 @@ class TextBatch:
     tokens: Tensor
     token_valid: Tensor
     suffix: Tensor
+    counted: Tensor | None = None
 
     def to(self, device: torch.device | str) -> TextBatch:
-        moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items()}
-        return TextBatch(**moved)
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return TextBatch(**{name: x.to(device, non_blocking=True) for name, x in given.items()})
 
 
 class PaliGemma(nn.Module):
@@ -180,13 +182,21 @@ class PaliGemma(nn.Module):
         hidden, _ = self.language(x, block, valid)
         return self.embedding.logits(hidden[:, images:])
 
-    def forward(self, batch: TextBatch) -> Tensor:
-        """Text loss, a scalar: the mean over examples of the mean over their answer tokens and EOS.
+    def forward(self, batch: TextBatch, label_smoothing: Tensor | None = None) -> Tensor:
+        """Text loss, a scalar: the mean over examples of the mean over their answer tokens and EOS,
+        or over the tokens that `batch.counted` marks.
 
+        label_smoothing: float scalar ε in [0, 1). The token that follows is wanted with 1 − ε and
+        each of the others with ε / (vocab − 1); torch and Hugging Face spread ε over all of them.
         As in big_vision; Hugging Face averages over all answer tokens of the batch instead.
         """
         logits = at_least_float32(self.logits(batch)[:, :-1])
         loss = F.cross_entropy(logits.transpose(1, 2), batch.tokens[:, 1:], reduction="none")
-        wanted = (batch.suffix & batch.token_valid)[:, 1:]
+        if label_smoothing is not None:
+            every = logits.shape[-1] * logits.logsumexp(-1) - logits.sum(-1)
+            share = label_smoothing / (logits.shape[-1] - 1)
+            loss = (1 - label_smoothing) * loss + share * (every - loss)
+        counted = batch.suffix if batch.counted is None else batch.counted
+        wanted = (counted & batch.token_valid)[:, 1:]
         per_example = (loss * wanted).sum(1) / wanted.sum(1).clamp(min=1)
         return per_example.mean()

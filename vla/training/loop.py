@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from backbone.lora import add_lora, merged, save_adapters
-from vla.config import RunConfig, as_dict, save_config
+from vla.config import RunConfig, as_dict, defaults, save_config
 from vla.training import checkpoint
 from vla.training.ema import Ema
 from vla.training.faults import NotFinite
@@ -255,7 +255,7 @@ def _resume(
         return 0, Window(), 0
     path = checkpoints / str(step)
     saved = checkpoint.read_state(path)
-    _check_same(saved["config"], as_dict(config), path)
+    _check_same(saved["config"], config, path)
     if saved["step"] > config.steps:
         raise ValueError(
             f"{path} is past the {config.steps} steps of this run; raise steps, or train anew "
@@ -265,8 +265,9 @@ def _resume(
     return saved["step"], Window(saved["window"]), saved["skipped"]
 
 
-def _check_same(saved: dict, now: dict, path: Path) -> None:
-    before, after = _flat(saved), _flat(now)
+def _check_same(saved: dict, config: RunConfig, path: Path) -> None:
+    # a field that the run's version of this package didn't have yet was at its default
+    before, after = defaults(config) | _flat(saved), _flat(as_dict(config))
     changed = [
         f"{name}: {before.get(name, 'absent')} then, {after.get(name, 'absent')} now"
         for name in sorted(before.keys() | after.keys())
