@@ -21,7 +21,8 @@ def order_places(model: PaliGemma, first_loc: int, locs: int = 1024) -> None:
 
     first_loc: id of `<loc0000>`. Changes parameters in place; draws from the global generator.
     """
-    order_patches(model.vision)
+    if isinstance(model.vision, SigLIP):
+        order_patches(model.vision)
     table = model.embedding.weight
     with torch.no_grad():
         width = table.shape[1]

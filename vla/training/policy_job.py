@@ -149,7 +149,7 @@ def _demonstrations(config: TrainConfig, episodes: list[int]) -> Demonstrations:
         data.root,
         sizes.expert.horizon,
         data.cameras,
-        sizes.backbone.vision.resolution,
+        sizes.backbone.resolution,
         episodes,
         cache=data.cache,
         cache_gb=data.cache_gb,
