@@ -121,7 +121,7 @@ class SigLIP(nn.Module):
         self.embedding = PatchEmbedding(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def forward(self, images: Tensor) -> Tensor:
         """images: float [B, 3, R, R] in [-1, 1]. Returns float [B, patches, width]."""
@@ -131,7 +131,7 @@ class SigLIP(nn.Module):
         return self.norm(x)
 
 
-def _initialise(module: nn.Module):
+def initialise(module: nn.Module):
     """Xavier-uniform matrices and zero biases, as big_vision's ViT starts."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
