@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,17 @@ class TextExample:
     images: np.ndarray
     prompt: str
     answer: str
+
+
+_TASK = re.compile(r"(caption|cap|describe|answer|question) \w+ ?|(ocr|detect|segment)\b ?")
+
+
+def without_task(prompt: str) -> str:
+    """`prompt` without the words that name PaliGemma's task: "answer en how many?" → "how many?".
+
+    One of the paper's ablations; what has no such words is left alone.
+    """
+    return _TASK.sub("", prompt, count=1) if _TASK.match(prompt) else prompt
 
 
 def collate_text(

@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
@@ -167,7 +168,10 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
                 if ema is not None:
                     ema.update(step)
                 seconds = time.perf_counter() - began
-                window.add({"loss": loss, "grad_norm": norm}, config.batch_size, seconds)
+                counts = Counter()
+                for microbatch in microbatches:  # this process's
+                    counts.update(microbatch.counts)
+                window.add({"loss": loss, "grad_norm": norm, **counts}, config.batch_size, seconds)
                 if spikes.add(loss):
                     log.say(f"the loss of step {step} stands out: {loss:.4g}, norm {norm:.4g}")
 

@@ -14,6 +14,7 @@ import numpy as np
 from vla.training.world import World
 
 __all__ = [
+    "CHOICE",
     "ORDER",
     "TRAIN_NOISE",
     "VALIDATION_NOISE",
@@ -25,7 +26,7 @@ __all__ = [
 ]
 
 # Names of independent random streams: the second word of the Philox key.
-ORDER, TRAIN_NOISE, VALIDATION_NOISE = 1, 2, 3
+ORDER, TRAIN_NOISE, VALIDATION_NOISE, CHOICE = 1, 2, 3, 4
 
 
 def stream(seed: int, purpose: int, position: int) -> np.random.Generator:
