@@ -1,4 +1,4 @@
-"""Stage 0 at small size: a SigLIP, both towers, from nothing, on tabletop scenes and their captions.
+"""Stage 0 at small size: a SigLIP from nothing, both towers, on tabletop scenes and captions.
 
     vla train configs/paligemma_stage0_small.py
 
@@ -24,12 +24,12 @@ config = SigLIPTrainConfig(
         text_length=40,
     ),
     easy=0.5,
-    steps=1500,
+    steps=600,
     batch_size=64,
     optim=OptimConfig(lr=1e-3, betas=(0.9, 0.95), schedule=Schedule(warmup_share=0.05)),
     ema=None,
     workers=1,
     log_every=25,
-    eval_every=250,
-    save_every=250,
+    eval_every=200,
+    save_every=200,
 )

@@ -32,9 +32,7 @@ config = StageConfig(
         lr=1e-3,
         betas=(0.9, 0.95),
         schedule=continued(Schedule("rsqrt", warmup=60, timescale=300), **STAGE_1),
-        schedules=(
-            ("vision", continued(Schedule("rsqrt", warmup=300, timescale=300), **STAGE_1)),
-        ),
+        schedules=(("vision", continued(Schedule("rsqrt", warmup=300, timescale=300), **STAGE_1)),),
     ),
     ema=None,
     workers=1,
