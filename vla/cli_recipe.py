@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from vla.cli_vlm import positive
+
 __all__ = ["RECIPE_COMMANDS"]
 
 
@@ -33,4 +35,63 @@ def _run_chain(args: argparse.Namespace) -> None:
         print(f"done: {folder}", flush=True)
 
 
-RECIPE_COMMANDS = [_add_chain]
+def _add_transfer(commands) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        "transfer",
+        help="fine-tune a PaliGemma to a task with its published settings, and score it",
+        description="Train the PaliGemma in --init on DIR/train.jsonl with the settings that were "
+        "published for TASK at this resolution, score it on DIR/val.jsonl, and write both into "
+        "--output-dir. Goes on where it was stopped. Fields of the run follow: --device cuda.",
+        usage="vla transfer TASK --resolution N --init CKPT --data DIR [--field VALUE ...]",
+        allow_abbrev=False,
+    )
+    parser.add_argument("task", metavar="TASK", help="such as cococap, vqav2, docvqa")
+    parser.add_argument("--resolution", type=positive, required=True, metavar="PIXELS")
+    parser.add_argument("--init", type=Path, required=True, metavar="CKPT", help="a PaliGemma")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--split", default="val", metavar="NAME", help="scored on (default: val)")
+    parser.add_argument(
+        "--output-dir", type=Path, metavar="DIR", help="default: outputs/transfer/TASK"
+    )
+    parser.add_argument("--tokenizer", type=Path, metavar="PATH", help="default: beside CKPT")
+    parser.add_argument(
+        "--recipe", type=positive, metavar="PIXELS", help="take the settings of this resolution"
+    )
+    parser.add_argument(
+        "--examples", type=positive, metavar="N", help="of the training split; the seed draws them"
+    )
+    parser.add_argument("--seeds", type=positive, default=1, metavar="N", help="runs (default: 1)")
+    parser.add_argument(
+        "--sweep",
+        nargs="+",
+        default=[],
+        metavar="AXIS",
+        help="the paper's grid over epochs, lr, smoothing, dropout, decay, frozen",
+    )
+    parser.set_defaults(run=_run_transfer, takes_rest=True)
+    return parser
+
+
+def _run_transfer(args: argparse.Namespace) -> None:
+    from vla.transfer.run import Request, run_transfer
+
+    folder = args.output_dir or Path("outputs/transfer") / args.task
+    request = Request(
+        args.task,
+        args.resolution,
+        args.init,
+        args.data,
+        folder,
+        args.split,
+        args.recipe,
+        args.examples,
+        args.tokenizer,
+    )
+    rows = run_transfer(request, seeds=args.seeds, sweep=args.sweep, overrides=args.overrides)
+    for row in rows:
+        spread = "" if row["spread"] is None else f" ± {row['spread']:.4f}"
+        print(f"{row['variant']}: {row['metric']} {row['mean']:.4f}{spread}")
+    print(f"saved in {folder}")
+
+
+RECIPE_COMMANDS = [_add_chain, _add_transfer]

@@ -40,6 +40,7 @@ __all__ = [
     "as_dict",
     "defaults",
     "load_config",
+    "overridden",
     "save_config",
 ]
 
@@ -210,8 +211,14 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
             f"{path} must end in `config = TrainConfig(...)`; "
             f"its `config` is {type(config).__name__ if config is not None else 'missing'}"
         )
+    return overridden(config, overrides, f"vla train {path}")
+
+
+def overridden[C: RunConfig](config: C, overrides: Iterable[str], prog: str) -> C:
+    """`config` with fields of these names put over its own; raises as `load_config` does."""
+    overrides = list(overrides)
     _check_names(overrides, config)
-    return tyro.cli(type(config), default=config, args=overrides, prog=f"vla train {path}")
+    return tyro.cli(type(config), default=config, args=overrides, prog=prog)
 
 
 def as_dict(config: Any) -> dict[str, Any]:

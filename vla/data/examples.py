@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -79,50 +80,45 @@ class JsonlData:
     file, validation: the JSONL files. A line's prompt is its prefix; else made of its question;
     else "detect …" its objects; else "caption en". Of several answers each epoch takes another one,
     until all were taken.
+    ask: the prompt of examples without a prefix instead, with {question} or {label} in it. lower:
+    answers are learned in lower case. few: so many of the file's examples alone, drawn by few_seed.
     """
 
     file: Path
     validation: Path | None = None
+    ask: str | None = None
+    lower: bool = False
+    few: int | None = None
+    few_seed: int = 0
+
+    def __post_init__(self):
+        if self.few is not None and self.few < 1:
+            raise ValueError(f"data.few is {self.few}; give 1 example or more, or None for all")
 
     def training(self, model: PaliGemmaConfig, seed: int) -> Examples:
-        return self._open(self.file, model, seed)
+        annotated = read_annotated(self.file)
+        if self.few is not None:
+            if self.few > len(annotated):
+                raise ValueError(
+                    f"data.few asks for {self.few} examples, {self.file} has {len(annotated)}"
+                )
+            chosen = np.random.default_rng(self.few_seed).permutation(len(annotated))[: self.few]
+            annotated = tuple(annotated[i] for i in sorted(chosen))
+        return self._examples(annotated, model, seed)
 
     def held_out(self, model: PaliGemmaConfig, seed: int) -> Examples | None:
-        return None if self.validation is None else self._open(self.validation, model, seed)
+        if self.validation is None:
+            return None
+        return self._examples(read_annotated(self.validation), model, seed)
 
-    def _open(self, file: Path, model: PaliGemmaConfig, seed: int) -> Examples:
-        annotated = read_annotated(file)
-        return AnnotatedExamples(annotated, model.resolution, model.numerics.resize, seed)
-
-
-@dataclass(frozen=True)
-class AnnotatedExamples:
-    """Examples in an order of their own for every epoch, pictures resized as they are asked for.
-
-    size, resize: as in `backbone.image.prepare`. lower: answers in lower case.
-    """
-
-    annotated: tuple[Annotated, ...]
-    size: int
-    resize: Resize
-    seed: int = 0
-    lower: bool = False
-
-    def __getitem__(self, position: int) -> TextExample:
-        count = len(self.annotated)
-        [index] = sample_indices(self.seed, [position], count)
-        example = self.annotated[index]
-        answer = self._answer(example, index, position // count)
-        shape = partial(prepare, size=self.size, resize=self.resize)
-        images = np.stack([shape(image) for image in example.read_images()])
-        return TextExample(images, prompt(example), answer.lower() if self.lower else answer)
-
-    def _answer(self, example: Annotated, index: int, epoch: int) -> str:
-        if not example.suffixes:
-            return detection_answer([_detection(example, k) for k in range(len(example.objects))])
-        count = len(example.suffixes)
-        order = stream(self.seed, CHOICE, index + epoch // count * len(self.annotated))
-        return example.suffixes[order.permutation(count)[epoch % count]]
+    def _examples(
+        self, annotated: tuple[Annotated, ...], model: PaliGemmaConfig, seed: int
+    ) -> Examples:
+        ask = prompt if self.ask is None else partial(asked, template=self.ask)
+        for example in annotated:
+            ask(example)
+        size, resize = model.resolution, model.numerics.resize
+        return AnnotatedExamples(annotated, size, resize, seed, self.lower, ask)
 
 
 def prompt(example: Annotated) -> str:
@@ -134,6 +130,52 @@ def prompt(example: Annotated) -> str:
     if example.objects:
         return tasks.detect(sorted({o.label for o in example.objects}))
     return tasks.caption()
+
+
+def asked(example: Annotated, template: str) -> str:
+    """`template` with the example's question or the label of its object; its prefix goes before.
+
+    Raises ValueError, naming the line, if the example has no such thing.
+    """
+    if example.prefix is not None:
+        return example.prefix
+    if "{question}" in template and example.question is None:
+        raise ValueError(f'{example.where}: expected "question", or "prefix", the whole prompt')
+    if "{label}" in template and len(example.objects) != 1:
+        raise ValueError(f'{example.where}: expected one object, or "prefix", the whole prompt')
+    label = example.objects[0].label if example.objects else ""
+    return template.replace("{question}", example.question or "").replace("{label}", label)
+
+
+@dataclass(frozen=True)
+class AnnotatedExamples:
+    """Examples in an order of their own for every epoch, pictures resized as they are asked for.
+
+    size, resize: as in `backbone.image.prepare`. lower: answers in lower case. ask: their prompts.
+    """
+
+    annotated: tuple[Annotated, ...]
+    size: int
+    resize: Resize
+    seed: int = 0
+    lower: bool = False
+    ask: Callable[[Annotated], str] = prompt
+
+    def __getitem__(self, position: int) -> TextExample:
+        count = len(self.annotated)
+        [index] = sample_indices(self.seed, [position], count)
+        example = self.annotated[index]
+        answer = self._answer(example, index, position // count)
+        shape = partial(prepare, size=self.size, resize=self.resize)
+        images = np.stack([shape(image) for image in example.read_images()])
+        return TextExample(images, self.ask(example), answer.lower() if self.lower else answer)
+
+    def _answer(self, example: Annotated, index: int, epoch: int) -> str:
+        if not example.suffixes:
+            return detection_answer([_detection(example, k) for k in range(len(example.objects))])
+        count = len(example.suffixes)
+        order = stream(self.seed, CHOICE, index + epoch // count * len(self.annotated))
+        return example.suffixes[order.permutation(count)[epoch % count]]
 
 
 def _detection(example: Annotated, k: int) -> Detection:
