@@ -94,4 +94,58 @@ def _run_transfer(args: argparse.Namespace) -> None:
     print(f"saved in {folder}")
 
 
-RECIPE_COMMANDS = [_add_chain, _add_transfer]
+def _add_ablate(commands) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        "ablate",
+        help="the variants of one of PaliGemma's choices side by side, at small size",
+        description="Train every variant of switch NAME on tabletop scenes from the same seeds, "
+        "score all of them on scenes never seen, and write a table and a plot into --output-dir. "
+        "Goes on where it was stopped. NAME: ar_mask, loss, freeze, connector, encoder, "
+        "vision_warmup, resolution, task_prefix, new_rows, duration. Fields of all runs follow.",
+        usage="vla ablate NAME [--steps N] [--seeds N] [--minutes M] [--field VALUE ...]",
+        allow_abbrev=False,
+    )
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument(
+        "--output-dir", type=Path, metavar="DIR", help="default: outputs/ablate/NAME"
+    )
+    parser.add_argument("--steps", type=positive, default=1000, metavar="N", help="default: 1000")
+    parser.add_argument("--seeds", type=positive, default=1, metavar="N", help="default: 1")
+    parser.add_argument(
+        "--minutes", type=float, metavar="M", help="start no run that would end later than this"
+    )
+    parser.add_argument(
+        "--examples", type=positive, default=200, metavar="N", help="scored on (default: 200)"
+    )
+    for part, what in (
+        ("siglip", "stage 0's image encoder"),
+        ("gemma", "stage 0's language model"),
+        ("init", "a PaliGemma of stage 1, for resolution"),
+    ):
+        parser.add_argument(
+            f"--{part}", type=Path, metavar="DIR", help=f"{what}; see docs/recipe.md"
+        )
+    parser.set_defaults(run=_run_ablate, takes_rest=True)
+    return parser
+
+
+def _run_ablate(args: argparse.Namespace) -> None:
+    from vla.ablation.run import ablate, table
+    from vla.ablation.switches import Sources
+
+    given = {part: getattr(args, part) for part in ("siglip", "gemma", "init")}
+    folder = args.output_dir or Path("outputs/ablate") / args.name
+    rows = ablate(
+        args.name,
+        folder,
+        sources=Sources(**{part: path for part, path in given.items() if path is not None}),
+        steps=args.steps,
+        seeds=args.seeds,
+        minutes=args.minutes,
+        examples=args.examples,
+        overrides=args.overrides,
+    )
+    print(f"{table(rows)}saved in {folder}")
+
+
+RECIPE_COMMANDS = [_add_chain, _add_transfer, _add_ablate]
