@@ -73,7 +73,12 @@ def test_what_does_not_divide_is_refused():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "parameters", "text"),
-    [("1", 2_923_335_408, 128), ("2_448", 2_924_220_144, 512), ("2_896", 2_927_759_088, 512)],
+    [
+        ("1", 2_923_335_408, 128),
+        ("2_448", 2_924_220_144, 512),
+        ("2_896", 2_927_759_088, 512),
+        ("3_cococap", 2_924_220_144, 32),
+    ],
 )
 def test_stages_at_3b_build_and_shard_over_256_processes(name, parameters, text):
     """Parameters are big_vision's; recomputing makes four forward passes of nearly three."""

@@ -174,14 +174,14 @@ def started(config: StageConfig, tokenizer: Tokenizer) -> PaliGemma:
     else:
         model = PaliGemma(config.model)
         _fill_alone(model, config)
-    if config.init is None and config.new_rows == "ordered":
-        order_locs(model, tokenizer.loc(0))
     if config.fresh and (config.init is not None or config.siglip or config.gemma):
         random = PaliGemma(config.model)
         with torch.no_grad():
             for prefix in config.fresh:
                 for name, parameter in under(model, prefix):
                     parameter.copy_(random.get_parameter(name))
+    if config.init is None and config.new_rows == "ordered":
+        order_locs(model, tokenizer.loc(0))
     return model
 
 
