@@ -120,8 +120,8 @@ def test_losses_and_weights_are_those_of_one_process(runs, one, many):
 
 @pytest.mark.slow
 def test_sharded_adafactor_has_the_losses_of_one_process(runs):
-    """Weights are not compared: a bias of keys has no gradient but rounding, which Adafactor, having
-    no epsilon to speak of, scales to full size."""
+    """Weights are not compared: a bias of keys has no gradient but rounding, which Adafactor, whose
+    epsilon is tiny, scales to full size."""
     expected, found = reports(runs / "adafactor"), reports(runs / "adafactor-sharded")
     assert sorted(found) == list(range(1, 21))
     for step, report in found.items():
