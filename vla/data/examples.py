@@ -17,7 +17,7 @@ from backbone.numerics import Resize
 from backbone.paligemma import PaliGemmaConfig
 from vla.data.annotated import Annotated, read_annotated
 from vla.data.tabletop_vlm import SHARES, TabletopVLM
-from vla.data.text import TextExample
+from vla.data.text import TextExample, TextRoom
 from vla.training.sampler import CHOICE, sample_indices, stream
 
 __all__ = ["AnnotatedExamples", "Examples", "JsonlData", "Source", "TabletopData"]
@@ -34,11 +34,16 @@ class Examples(Protocol):
 class Source(Protocol):
     """What a config says of its data."""
 
-    def training(self, model: PaliGemmaConfig, seed: int) -> Examples:
-        """Pictures of the model's size. Raises ValueError or FileNotFoundError for bad data."""
+    def training(self, model: PaliGemmaConfig, seed: int, room: TextRoom | None = None) -> Examples:
+        """Pictures of the model's size; room: what a row of text holds, None: anything.
+
+        Raises ValueError or FileNotFoundError for bad data.
+        """
         ...
 
-    def held_out(self, model: PaliGemmaConfig, seed: int) -> Examples | None:
+    def held_out(
+        self, model: PaliGemmaConfig, seed: int, room: TextRoom | None = None
+    ) -> Examples | None:
         """Examples that training never sees; None where there are none."""
         ...
 
@@ -66,10 +71,10 @@ class TabletopData:
         if abs(sum(share for _, share in self.shares) - 1) > 1e-6:
             raise ValueError(f"the shares {dict(self.shares)} don't sum to 1")
 
-    def training(self, model: PaliGemmaConfig, seed: int) -> Examples:
+    def training(self, model: PaliGemmaConfig, seed: int, room: TextRoom | None = None) -> Examples:
         return TabletopVLM(model.resolution, None, seed, self.easy, dict(self.shares))
 
-    def held_out(self, model: PaliGemmaConfig, seed: int) -> Examples:
+    def held_out(self, model: PaliGemmaConfig, seed: int, room: TextRoom | None = None) -> Examples:
         return self.training(model, seed + HELD_OUT_SEED)
 
 
@@ -95,7 +100,7 @@ class JsonlData:
         if self.few is not None and self.few < 1:
             raise ValueError(f"data.few is {self.few}; give 1 example or more, or None for all")
 
-    def training(self, model: PaliGemmaConfig, seed: int) -> Examples:
+    def training(self, model: PaliGemmaConfig, seed: int, room: TextRoom | None = None) -> Examples:
         annotated = read_annotated(self.file)
         if self.few is not None:
             if self.few > len(annotated):
@@ -106,7 +111,9 @@ class JsonlData:
             annotated = tuple(annotated[i] for i in sorted(chosen))
         return self._examples(annotated, model, seed)
 
-    def held_out(self, model: PaliGemmaConfig, seed: int) -> Examples | None:
+    def held_out(
+        self, model: PaliGemmaConfig, seed: int, room: TextRoom | None = None
+    ) -> Examples | None:
         if self.validation is None:
             return None
         return self._examples(read_annotated(self.validation), model, seed)
@@ -117,6 +124,11 @@ class JsonlData:
         ask = prompt if self.ask is None else partial(asked, template=self.ask)
         for example in annotated:
             ask(example)
+            if not (example.suffixes or example.objects):
+                raise ValueError(
+                    f"{example.where}: expected a suffix or objects to answer with; captions and "
+                    "snippets are for the parts of a MixtureData"
+                )
         size, resize = model.resolution, model.numerics.resize
         return AnnotatedExamples(annotated, size, resize, seed, self.lower, ask)
 

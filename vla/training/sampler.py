@@ -15,7 +15,9 @@ from vla.training.world import World
 
 __all__ = [
     "CHOICE",
+    "MIXING",
     "ORDER",
+    "READING",
     "TRAIN_NOISE",
     "VALIDATION_NOISE",
     "draw",
@@ -26,7 +28,7 @@ __all__ = [
 ]
 
 # Names of independent random streams: the second word of the Philox key.
-ORDER, TRAIN_NOISE, VALIDATION_NOISE, CHOICE = 1, 2, 3, 4
+ORDER, TRAIN_NOISE, VALIDATION_NOISE, CHOICE, READING, MIXING = 1, 2, 3, 4, 5, 6
 
 
 def stream(seed: int, purpose: int, position: int) -> np.random.Generator:

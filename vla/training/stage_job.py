@@ -23,7 +23,9 @@ from backbone.tokenizer import NUM_LOC, NUM_SEG, SMALL_MODEL, Tokenizer
 from backbone.weights import check_fit, shapes_of
 from vla.config import RunConfig
 from vla.data.examples import Examples, JsonlData, TabletopData
-from vla.data.text import TextExample, collate_text, without_task
+from vla.data.image_text.mixture import MixtureData
+from vla.data.text import TextExample, TextRoom, collate_text, cut_rows, without_task
+from vla.training.faults import BadData
 from vla.training.job import Job, Microbatch
 from vla.training.optimiser import under
 from vla.training.sampler import shares
@@ -55,7 +57,7 @@ class StageConfig(RunConfig):
     """
 
     model: PaliGemmaConfig
-    data: AvoidSubcommands[TabletopData | JsonlData]
+    data: AvoidSubcommands[TabletopData | JsonlData | MixtureData]
     init: Path | None = None
     init_resolution: int | None = None
     siglip: Path | None = None
@@ -99,8 +101,12 @@ class StageConfig(RunConfig):
         tokenizer = self.vocabulary()
         model = started(self, tokenizer)
         set_dropout(model, self.dropout)
-        training = self.data.training(model.config, self.seed)
-        held_out = self.data.held_out(model.config, self.seed)
+        room = None if self.text_length is None else TextRoom(tokenizer, self.text_length)
+        try:
+            training = self.data.training(model.config, self.seed, room)
+            held_out = self.data.held_out(model.config, self.seed, room)
+        except ValueError as error:
+            raise BadData(str(error)) from error
         smoothing = (torch.tensor(self.label_smoothing),) if self.label_smoothing else ()
 
         def microbatches(
@@ -154,11 +160,9 @@ class StageConfig(RunConfig):
         batch = collate_text(examples, tokenizer, self.text_length)
         if self.prompt_loss:
             batch = replace(batch, counted=batch.token_valid)
-        counts = {}
-        if self.text_length is not None:
-            cut = batch.token_valid[:, -1] & (batch.tokens[:, -1] != tokenizer.eos)
-            counts["cut"] = float(cut.sum())
-        return Microbatch((batch, *extra), len(part), part, counts)
+        counts = {} if self.text_length is None else cut_rows(examples, batch, tokenizer)
+        names = [e.where or position for e, position in zip(examples, part, strict=True)]
+        return Microbatch((batch, *extra), len(part), names, counts)
 
 
 def started(config: StageConfig, tokenizer: Tokenizer) -> PaliGemma:
