@@ -136,7 +136,7 @@ class Turns:
     def __post_init__(self):
         if not self.weights or not all(w > 0 for w in self.weights):
             raise ValueError(
-                f"the weights are {self.weights}; at least one source needs one above 0"
+                f"the weights are {self.weights}; give at least one source a weight above 0"
             )
         total = sum(map(Fraction, self.weights))
         upto = [sum(map(Fraction, self.weights[: s + 1])) for s in range(len(self.weights))]
