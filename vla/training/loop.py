@@ -146,7 +146,7 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
         began = time.perf_counter()
         for step, microbatches in _prepared(job, config, start):
             rate = set_learning_rate(optimiser, config.optim, step, config.steps)
-            done = step + 1
+            done, kinds = step + 1, {}
             try:
                 loss, norm = update(
                     model,
@@ -157,6 +157,7 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
                     precision=config.precision,
                     clip=config.optim.clip,
                     world=world,
+                    kinds=kinds,
                 )
             except NotFinite as error:
                 path = keep(microbatches, folder / f"not_finite/{step}.{world.rank}.safetensors")
@@ -171,7 +172,9 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
                 counts = Counter()
                 for microbatch in microbatches:  # this process's
                     counts.update(microbatch.counts)
-                window.add({"loss": loss, "grad_norm": norm, **counts}, config.batch_size, seconds)
+                window.add(
+                    {"loss": loss, **kinds, "grad_norm": norm, **counts}, config.batch_size, seconds
+                )
                 if spikes.add(loss):
                     log.say(f"the loss of step {step} stands out: {loss:.4g}, norm {norm:.4g}")
 

@@ -262,7 +262,7 @@ class ObjectQuestion:
                 return Asked(tasks.how_many(name), tasks.count_answer(count))
 
 
-type AnyFormat = (
+AnyFormat = (
     Prefixed | Caption | Ocr | Answer | Question | Detect | Segment | Region | ObjectQuestion
 )
 

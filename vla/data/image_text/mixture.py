@@ -16,7 +16,7 @@ from itertools import pairwise
 from math import ceil, floor
 
 import numpy as np
-from tyro.conf import AvoidSubcommands
+from tyro.conf import AvoidSubcommands, Fixed
 
 from backbone.image import prepare
 from backbone.numerics import Resize
@@ -37,8 +37,6 @@ __all__ = ["Mixture", "MixtureData", "Opened", "Part", "Turns", "source_seed"]
 BLOCK = 256  # positions, unless a source is so rare that it wouldn't occur in each
 VALIDATION = 1_000_000  # added to the seed
 
-type AnySource = Jsonl | Tars | HuggingFace
-
 
 @dataclass(frozen=True)
 class Part:
@@ -49,12 +47,12 @@ class Part:
     """
 
     name: str
-    source: AvoidSubcommands[AnySource]
-    ask: AvoidSubcommands[AnyFormat]
+    source: Jsonl | Tars | HuggingFace
+    ask: AnyFormat
     weight: float = 1.0
-    validation: AvoidSubcommands[AnySource | None] = None
+    validation: Jsonl | Tars | HuggingFace | None = None
     frames: Frames | None = None
-    augment: AvoidSubcommands[Augment | None] = None
+    augment: Augment | None = None
 
     def __post_init__(self):
         if not self.weight >= 0 or self.weight == float("inf"):
@@ -69,7 +67,7 @@ class MixtureData:
     the same data in other shares; a part that isn't named keeps its own.
     """
 
-    parts: tuple[Part, ...]
+    parts: Fixed[tuple[Part, ...]]  # not on the command line, where `weights` may be given
     augment: AvoidSubcommands[Augment | None] = None
     weights: tuple[tuple[str, float], ...] = ()
 
