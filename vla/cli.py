@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from vla.assets import PALIGEMMA_TABLETOP
 from vla.cli_bench import add_bench
+from vla.cli_data import DATA_COMMANDS
 from vla.cli_recipe import RECIPE_COMMANDS
 from vla.cli_serve import add_serve
 from vla.cli_vlm import VLM_COMMANDS, positive
@@ -91,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_check,
         _add_inspect,
         _add_convert,
+        *DATA_COMMANDS,
         *RECIPE_COMMANDS,
         *VLM_COMMANDS,
         add_serve,

@@ -103,7 +103,7 @@ def read_annotated(path: Path) -> tuple[Annotated, ...]:
     first fault (unknown or missing fields, values of another type, boxes outside of the picture,
     pictures that are missing or no pictures). Empty lines are passed over.
     """
-    file = _jsonl(path)
+    file = find_jsonl(path)
     try:
         lines = file.read_text(encoding="utf-8").split("\n")  # other breaks may stand inside a text
     except UnicodeDecodeError as error:
@@ -118,7 +118,8 @@ def read_annotated(path: Path) -> tuple[Annotated, ...]:
     return tuple(examples)
 
 
-def _jsonl(path: Path) -> Path:
+def find_jsonl(path: Path) -> Path:
+    """A JSONL file itself, or the only one of a folder. Raises ValueError if there is none."""
     if path.is_file():
         return path
     found = sorted(path.glob("*.jsonl"))
