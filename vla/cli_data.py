@@ -1,4 +1,4 @@
-"""`vla dedup` and `vla stamps`: image-text data from the command line."""
+"""`vla dedup`, `vla stamps` and `vla score-captions`: image-text data from the command line."""
 
 from __future__ import annotations
 
@@ -89,8 +89,7 @@ def _add_stamps(commands) -> argparse.ArgumentParser:
         help="Tux Paint's stamps with their captions in many languages, from Debian",
         description="Fetch Debian's package tuxpaint-stamps-default (161 MB, GPL-2) with apt-get, "
         "and write its pictures and captions to the new folder DIR: train.jsonl and val.jsonl, "
-        "80 to 20, near-duplicates on one side, a tokenizer of these captions, and a JSONL file "
-        "per split and language for evaluation.",
+        "80 to 20 with near-duplicates on one side. Needs vla[dedup].",
     )
     parser.add_argument("root", type=Path, metavar="DIR")
     parser.add_argument(
@@ -101,8 +100,9 @@ def _add_stamps(commands) -> argparse.ArgumentParser:
         help="languages of the captions (default: en de fr es ru el ja zh)",
     )
     parser.add_argument("--deb", type=Path, metavar="FILE", help="the package, fetched already")
-    parser.add_argument("--size", type=positive, default=128, metavar="PIXELS", help="longest side")
-    parser.add_argument("--pieces", type=positive, default=2000, metavar="N", help="of text pieces")
+    parser.add_argument(
+        "--size", type=positive, default=128, metavar="PIXELS", help="longest side (default: 128)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the split (default: 0)")
     parser.set_defaults(run=_run_stamps)
     return parser
@@ -111,16 +111,51 @@ def _add_stamps(commands) -> argparse.ArgumentParser:
 def _run_stamps(args: argparse.Namespace) -> None:
     from vla.data.stamps import write_stamps
 
-    counts = write_stamps(
-        args.root,
-        args.langs,
-        deb=args.deb,
-        size=args.size,
-        pieces=args.pieces,
-        seed=args.seed,
-    )
+    counts = write_stamps(args.root, args.langs, deb=args.deb, size=args.size, seed=args.seed)
     print(", ".join(f"{name}: {count}" for name, count in counts.items()))
     print(f"saved in {args.root}")
 
 
-DATA_COMMANDS = [_add_dedup, _add_stamps]
+def _add_captions(commands) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        "score-captions",
+        help="CIDEr-D per language of a model's captions, on pictures seen and unseen",
+        description="Let the PaliGemma in CKPT caption pictures of DIR/train.jsonl and "
+        "DIR/val.jsonl in every language that their captions have, print CIDEr-D per language and "
+        "split, and write scores.json, captions.jsonl and a page of examples.",
+    )
+    parser.add_argument("data", type=Path, metavar="DIR")
+    parser.add_argument("--model", type=Path, required=True, metavar="CKPT")
+    parser.add_argument("--langs", nargs="+", metavar="CODE", help="default: all")
+    parser.add_argument(
+        "--limit", type=positive, default=200, metavar="N", help="pictures a split (default: 200)"
+    )
+    parser.add_argument("--device", default="cpu", help="default: cpu")
+    parser.add_argument(
+        "--trained", type=Path, metavar="DIR", help="its training run, for the loss on the page"
+    )
+    parser.add_argument(
+        "--output-dir", type=Path, metavar="DIR", help="default: beside CKPT, captions/"
+    )
+    parser.set_defaults(run=_run_captions)
+    return parser
+
+
+def _run_captions(args: argparse.Namespace) -> None:
+    from vla.evaluation.caption_page import score_captions
+
+    folder = args.output_dir or args.model.parent / "captions"
+    table = score_captions(
+        args.data,
+        args.model,
+        folder,
+        langs=args.langs,
+        limit=args.limit,
+        device=args.device,
+        run=args.trained,
+    )
+    print(table)
+    print(f"saved in {folder}")
+
+
+DATA_COMMANDS = [_add_dedup, _add_stamps, _add_captions]
