@@ -67,14 +67,14 @@ def test_stamps_become_two_splits_with_alike_ones_on_one_side(deb, tmp_path):
 
 
 def test_faults_are_told(tmp_path):
-    with pytest.raises(ValueError, match="unknown language 'germ'; did you mean 'de'|unknown lang"):
+    with pytest.raises(ValueError, match="unknown language 'germ'"):
         write_stamps(tmp_path / "d", ["germ"])
     with pytest.raises(FileNotFoundError, match="no package at"):
         write_stamps(tmp_path / "d", ["en"], deb=tmp_path / "none.deb")
     assert not (tmp_path / "d").exists()
     (tmp_path / "no.deb").write_text("x")
     if shutil.which("dpkg-deb"):
-        with pytest.raises(ValueError, match="dpkg-deb .* failed"):
+        with pytest.raises(ValueError, match=r"dpkg-deb .* failed"):
             write_stamps(tmp_path / "d", ["en"], deb=tmp_path / "no.deb")
 
 
@@ -104,7 +104,7 @@ def test_captions_are_scored_per_language_on_both_splits(tmp_path):
         lines = []
         for i in range(3):
             Image.new("RGB", (16, 16), (80 * i, 0, 0)).save(tmp_path / f"{split}{i}.png")
-            captions = {"en": f"a {'red dark black'.split()[i]} square", "ja": "赤い犬"}
+            captions = {"en": f"a {('red', 'dark', 'black')[i]} square", "ja": "赤い犬"}
             lines.append(json.dumps({"image": f"{split}{i}.png", "captions": captions}))
         (tmp_path / f"{split}.jsonl").write_text("\n".join(lines))
     save_pretrained(PaliGemma(PALIGEMMA_TINY), Tokenizer.small(), tmp_path / "model")
