@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from vla.assets import PALIGEMMA_TABLETOP
 from vla.cli_bench import add_bench
+from vla.cli_recipe import RECIPE_COMMANDS
 from vla.cli_serve import add_serve
 from vla.cli_vlm import VLM_COMMANDS, positive
 
@@ -33,7 +34,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     args, rest = _parser().parse_known_args(arguments)
-    if rest and args.command != "train":  # `train` hands them to the config
+    if rest and not args.takes_rest:  # some hand them to a config
         args.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     args.overrides = rest
     try:
@@ -90,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_check,
         _add_inspect,
         _add_convert,
+        *RECIPE_COMMANDS,
         *VLM_COMMANDS,
         add_serve,
         add_bench,
@@ -102,6 +104,8 @@ def _parser() -> argparse.ArgumentParser:
             help="show tracebacks of user errors too (also VLA_DEBUG=1)",
         )
         command.set_defaults(parser=command)
+        if command.get_default("takes_rest") is None:
+            command.set_defaults(takes_rest=False)
     return parser
 
 
@@ -254,7 +258,7 @@ def _add_train(commands) -> argparse.ArgumentParser:
     parser.add_argument(
         "--resume", action="store_true", help="go on from the newest checkpoint of this run"
     )
-    parser.set_defaults(run=_run_train)
+    parser.set_defaults(run=_run_train, takes_rest=True)
     return parser
 
 

@@ -36,7 +36,7 @@ from vla.training.sampler import (
 )
 from vla.training.world import ALONE, World
 
-__all__ = ["load_init", "policy_job"]
+__all__ = ["choose_tokenizer", "load_init", "policy_job"]
 
 
 def policy_job(config: TrainConfig, world: World = ALONE) -> Job:
@@ -67,7 +67,7 @@ def policy_job(config: TrainConfig, world: World = ALONE) -> Job:
             discrete_state=data.discrete_state,
         ),
         norm_stats(dataset, chosen),
-        _tokenizer(config),
+        choose_tokenizer(config),
     )
     chunk = (config.draws, sizes.expert.horizon, sizes.expert.action_dim)
     each = config.batch_size // config.accumulate
@@ -149,7 +149,7 @@ def _demonstrations(config: TrainConfig, episodes: list[int]) -> Demonstrations:
         data.root,
         sizes.expert.horizon,
         data.cameras,
-        sizes.backbone.vision.resolution,
+        sizes.backbone.resolution,
         episodes,
         cache=data.cache,
         cache_gb=data.cache_gb,
@@ -158,6 +158,7 @@ def _demonstrations(config: TrainConfig, episodes: list[int]) -> Demonstrations:
     )
 
 
-def _tokenizer(config: TrainConfig) -> Tokenizer:
+def choose_tokenizer(config: TrainConfig) -> Tokenizer:
+    """What `config.data.tokenizer` names, or what stands beside `init`, or the small one."""
     source = config.data.tokenizer or config.init
     return Tokenizer.small() if source is None else Tokenizer.from_pretrained(source)

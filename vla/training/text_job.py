@@ -79,7 +79,7 @@ class TextConfig(RunConfig):
     def unseen(self) -> Scenes:
         """A stream that training never draws from."""
         return TabletopText(
-            self.model.vision.resolution,
+            self.model.resolution,
             self.cameras,
             self.seed + HELD_OUT_SEED,
             standard=self.standard,
@@ -90,7 +90,7 @@ class TextConfig(RunConfig):
         mixed = min(max((step - self.seeing) / max(self.ramp, 1), 0.0), 1.0)
         count = len(self.cameras) if step > self.seeing and step % 2 == 0 else 1
         return TabletopText(
-            image_size=self.model.vision.resolution,
+            image_size=self.model.resolution,
             cameras=self.cameras[:count],
             seed=self.seed,
             locate=1 - 0.7 * mixed,
