@@ -67,7 +67,7 @@ def test_area_is_the_mean_of_what_a_pixel_covers():
 def test_antialiased_resizing_is_pillows(method, filter, size):
     calm = 112 + PICTURE // 8  # Pillow clips between its two passes, where noise overshoots
     pillow = np.asarray(Image.fromarray(calm).resize(size[::-1], filter), np.float32)
-    found = resize(calm, *size, method)
+    found = resize(calm, size[0], size[1], method)
     assert np.abs(found - pillow).max() < 1.6  # Pillow rounds after each of two passes
 
 

@@ -122,7 +122,7 @@ def test_the_gradient_is_that_of_the_sum_however_it_is_divided(video_dataset, mi
     for name, p in parts.model.named_parameters():
         if name in expected:
             assert p.grad is not None
-            torch.testing.assert_close(p.grad, expected[name], rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(p.grad, expected[name], rtol=1e-3, atol=1e-4)
 
 
 def test_insulation_keeps_the_action_loss_from_the_backbone(video_dataset, mixture):
@@ -142,10 +142,10 @@ def test_insulation_keeps_the_action_loss_from_the_backbone(video_dataset, mixtu
 
 
 def test_processes_share_each_kind_of_microbatch_equally(video_dataset, mixture):
-    fields = {"accumulate": 2, "text_accumulate": 1}
-    whole = cotraining(video_dataset, mixture, **fields).job()
+    whole = cotraining(video_dataset, mixture, accumulate=2).job()
     halves = [
-        cotraining(video_dataset, mixture, **fields).job(World(rank, 2)).batch(1) for rank in (0, 1)
+        cotraining(video_dataset, mixture, accumulate=2).job(World(rank, 2)).batch(1)
+        for rank in (0, 1)
     ]
     for one, *both in zip(whole.batch(1), *halves, strict=True):
         assert len({m.kind for m in (one, *both)}) == 1

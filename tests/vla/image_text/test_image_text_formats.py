@@ -187,6 +187,6 @@ def test_films_are_sixteen_frames():
 
 
 def test_an_unknown_task_is_answered_with_the_nearest():
-    assert named("ocr") is Ocr
+    assert named("ocr") == Ocr()
     with pytest.raises(ValueError, match="unknown task 'segmnt'; did you mean 'segment'"):
         named("segmnt")

@@ -1,11 +1,13 @@
 """Sources in exact shares, each read whole before it is read again, and nothing to remember."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import sources
 
+from backbone.paligemma import PALIGEMMA_TINY
 from backbone.tokenizer import Tokenizer
 from vla.data.augment import Augment
 from vla.data.image_text.formats import Caption, Detect
@@ -13,6 +15,8 @@ from vla.data.image_text.jsonl import Jsonl
 from vla.data.image_text.mixture import Mixture, MixtureData, Opened, Order, Part, Turns
 from vla.data.text import TextExample, collate_text, cut_rows
 from vla.training.sampler import sample_indices
+
+MODEL = replace(PALIGEMMA_TINY, vision=replace(PALIGEMMA_TINY.vision, resolution=16))
 
 
 @pytest.fixture
@@ -70,7 +74,7 @@ def test_positions_are_pure_functions_with_random_preprocessing(folder):
         Part("boxes", Jsonl(folder), Detect(), augment=Augment(crop=0)),
     )
     data = MixtureData(parts, augment=Augment())
-    model = _Model()
+    model = MODEL
     mixture, again = data.training(model, 4), data.training(model, 4)
     for p in (9, 3, 200, 3):
         a, b = mixture[p], again[p]
@@ -90,7 +94,12 @@ def test_weights_have_to_name_parts(folder):
     with pytest.raises(ValueError, match="two parts are named 'captions'"):
         MixtureData((part, part))
     with pytest.raises(ValueError, match="at least one source a weight above 0"):
-        MixtureData((part,), weights=(("captions", 0.0),)).training(_Model(), 0)
+        MixtureData((part,), weights=(("captions", 0.0),)).training(MODEL, 0)
+    assert Part("captions", Jsonl(folder), "caption").ask == Caption()
+    with pytest.raises(ValueError, match="unknown task 'captoin'; did you mean 'caption'"):
+        Part("captions", Jsonl(folder), "captoin")
+    with pytest.raises(ValueError, match="'segment' needs options; give the format itself"):
+        Part("captions", Jsonl(folder), "segment")
     with pytest.raises(ValueError, match="the weight of 'captions' is -1"):
         Part("captions", Jsonl(folder), Caption(), weight=-1)
 
@@ -115,12 +124,3 @@ def test_rows_that_are_cut_are_counted_by_their_part():
     assert cut_rows(rows, batch, tokenizer) == {"cut": 2.0, "cut/ocr": 1.0, "cut/captions": 1.0}
     ids = tokenizer.prefix("ocr") + tokenizer.encode(rows[0].answer)
     assert batch.tokens[0].tolist() == ids[:10]  # cut on the right, EOS lost, as in big_vision
-
-
-class _Model:
-    """What a mixture asks of a PaliGemma's config."""
-
-    resolution = 16
-
-    class numerics:
-        resize = "tf"

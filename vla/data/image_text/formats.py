@@ -280,13 +280,18 @@ FORMATS: dict[str, type[AnyFormat]] = {
 }
 
 
-def named(task: str) -> type[AnyFormat]:
-    """The format of this name. Raises ValueError, with the nearest one, for an unknown task."""
+def named(task: str) -> AnyFormat:
+    """The format of this name, as it stands.
+
+    Raises ValueError for an unknown task, with the nearest one, and for one that needs options.
+    """
     if task not in FORMATS:
         close = difflib.get_close_matches(task, FORMATS, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise ValueError(f"unknown task {task!r}; {hint}there are {', '.join(FORMATS)}")
-    return FORMATS[task]
+    if FORMATS[task] is Segment:
+        raise ValueError("'segment' needs options; give the format itself: Segment(codec=…)")
+    return FORMATS[task]()  # pyright: ignore[reportCallIssue]
 
 
 def _needed[T](value: T | None, name: str, example: ImageText) -> T:

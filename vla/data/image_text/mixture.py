@@ -24,7 +24,7 @@ from backbone.paligemma import PaliGemmaConfig
 from vla.data.augment import Augment
 from vla.data.image_text.draw import Draw
 from vla.data.image_text.example import ImageTexts
-from vla.data.image_text.formats import AnyFormat, Format
+from vla.data.image_text.formats import AnyFormat, Format, named
 from vla.data.image_text.frames import Frames
 from vla.data.image_text.hugging_face import HuggingFace
 from vla.data.image_text.jsonl import Jsonl
@@ -42,21 +42,30 @@ VALIDATION = 1_000_000  # added to the seed
 class Part:
     """A source, what is asked of it, and its weight among the others.
 
-    name: in reports. validation: a source of examples that are never trained on. frames: for films.
-    augment: instead of the mixture's; boxes do not follow its crop.
+    name: in reports. ask: a format, or the name of one as it stands, such as "ocr". validation: a
+    source of examples that are never trained on. frames: for films. augment: instead of the
+    mixture's; boxes do not follow its crop.
     """
 
     name: str
     source: Jsonl | Tars | HuggingFace
-    ask: AnyFormat
+    ask: AnyFormat | str
     weight: float = 1.0
     validation: Jsonl | Tars | HuggingFace | None = None
     frames: Frames | None = None
     augment: Augment | None = None
 
     def __post_init__(self):
+        if isinstance(self.ask, str):
+            object.__setattr__(self, "ask", named(self.ask))
         if not self.weight >= 0 or self.weight == float("inf"):
             raise ValueError(f"the weight of {self.name!r} is {self.weight}; it is 0 or more")
+
+    @property
+    def format(self) -> AnyFormat:
+        """What is asked."""
+        assert not isinstance(self.ask, str)
+        return self.ask
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,11 @@ class MixtureData:
         weights = {part.name: part.weight for part in self.parts} | dict(self.weights)
         opened = [
             Opened(
-                part.name, part.source.open(), part.ask, part.frames, part.augment or self.augment
+                part.name,
+                part.source.open(),
+                part.format,
+                part.frames,
+                part.augment or self.augment,
             )
             for part in self.parts
             if weights[part.name] > 0
@@ -98,7 +111,7 @@ class MixtureData:
     ) -> Mixture | None:
         """All parts' validation sources, weighted alike; None where there are none."""
         opened = [
-            Opened(part.name, part.validation.open(), part.ask, part.frames)
+            Opened(part.name, part.validation.open(), part.format, part.frames)
             for part in self.parts
             if part.validation is not None
         ]
