@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from vla.assets import PALIGEMMA_TABLETOP
 from vla.cli_bench import add_bench
+from vla.cli_plan import add_plan
 from vla.cli_serve import add_serve
 from vla.cli_vlm import VLM_COMMANDS, positive
 
@@ -33,7 +34,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     args, rest = _parser().parse_known_args(arguments)
-    if rest and args.command != "train":  # `train` hands them to the config
+    if rest and args.command not in ("train", "plan"):  # these hand them to the config
         args.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     args.overrides = rest
     try:
@@ -85,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_demo,
         _add_collect,
         _add_train,
+        add_plan,
         _add_eval,
         _add_stats,
         _add_check,
