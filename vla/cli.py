@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from vla.assets import PALIGEMMA_TABLETOP
 from vla.cli_bench import add_bench
 from vla.cli_data import DATA_COMMANDS
+from vla.cli_plan import add_plan
 from vla.cli_recipe import RECIPE_COMMANDS
 from vla.cli_serve import add_serve
 from vla.cli_vlm import VLM_COMMANDS, positive
@@ -87,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_demo,
         _add_collect,
         _add_train,
+        add_plan,
         _add_eval,
         _add_stats,
         _add_check,
