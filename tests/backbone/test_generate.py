@@ -24,7 +24,7 @@ def model():
     """Random weights, float64, whose images and words matter and whose answers vary."""
     torch.manual_seed(3)
     model = PaliGemma(PALIGEMMA_TINY).double().eval()
-    torch.nn.init.normal_(model.projector.weight, std=0.3)
+    torch.nn.init.normal_(model.projector.get_parameter("weight"), std=0.3)
     with torch.no_grad():
         model.embedding.weight.mul_(3)
     return model

@@ -266,8 +266,8 @@ def test_another_resolution_resamples_the_positions_alone(tmp_path, caplog):
     folder = huggingface_folder(tmp_path / "model")
     small, large = load_model(folder), load_model(folder, resolution=112)
     assert large.config.vision.resolution == 112
-    positions = large.vision.embedding.position.unflatten(0, (8, 8))
-    corners = small.vision.embedding.position.unflatten(0, (4, 4))
+    positions = large.get_parameter("vision.embedding.position").unflatten(0, (8, 8))
+    corners = small.get_parameter("vision.embedding.position").unflatten(0, (4, 4))
     torch.testing.assert_close(positions[::7, ::7], corners[::3, ::3])
     assert torch.equal(large.vision.blocks[1].fc1.weight, small.vision.blocks[1].fc1.weight)  # pyright: ignore
     assert "position embeddings resampled from 56 to 112 pixels" in caplog.text

@@ -32,7 +32,7 @@ def vlm():
     """Says something different for each picture and prompt."""
     torch.manual_seed(0)
     model = PaliGemma(PALIGEMMA_TINY)
-    torch.nn.init.normal_(model.projector.weight, std=0.5)
+    torch.nn.init.normal_(model.projector.get_parameter("weight"), std=0.5)
     with torch.no_grad():
         for name, weight in model.language.named_parameters():
             if name.endswith(("o_proj.weight", "down_proj.weight")):

@@ -24,7 +24,9 @@ def tiny_batch(images: int = 2, text: int = 7) -> Batch:
 def tiny_model() -> Pi0:
     torch.manual_seed(0)
     model = Pi0(PI0_TINY).eval()
-    torch.nn.init.normal_(model.backbone.projector.weight)  # starts at zero, which hides images
+    torch.nn.init.normal_(
+        model.backbone.projector.get_parameter("weight")
+    )  # starts at zero, which hides images
     return model
 
 

@@ -152,7 +152,7 @@ def test_a_policy_resumes_exactly(video_dataset, tmp_path):
 
 def test_a_paligemma_fills_the_backbone_and_leaves_the_expert_random(tmp_path):
     pretrained = PaliGemma(PI0_TINY.backbone)
-    torch.nn.init.normal_(pretrained.projector.weight)
+    torch.nn.init.normal_(pretrained.projector.get_parameter("weight"))
     save_pretrained(pretrained, Tokenizer.small(), tmp_path)
     model = Pi0(PI0_TINY)
     expert = {name: p.clone() for name, p in model.expert.named_parameters()}
