@@ -21,7 +21,7 @@ from vla.planning.work import Work
 from vla.training.optimiser import trained_parameters
 from vla.training.parallel import blocks, recompute
 
-__all__ = ["Rehearsal", "fake", "rehearse", "tell_batch"]
+__all__ = ["Rehearsal", "count_flops", "fake", "rehearse", "tell_batch"]
 
 BATCHES = (10_007, 10_009, 10_037)  # primes, larger than what models have many of
 
@@ -80,6 +80,18 @@ def rehearse(
         backward.flops / batch,
         tuple(unused),
     )
+
+
+def count_flops(model: nn.Module, inputs: Sequence[Any]) -> float:
+    """FLOPs of a forward and backward pass of `model`, whose parameters are on the meta device, on
+    tensors with the shapes of `inputs`, which are only looked at."""
+    with fake() as device:
+        model.to_empty(device=device)
+        with Work() as work:
+            model(*(x.to(device) for x in inputs)).backward()
+        model.zero_grad()
+        model.to_empty(device="meta")
+    return work.flops
 
 
 @contextmanager

@@ -16,11 +16,13 @@ class Microbatch:
 
     inputs: what `model(*inputs)` takes; each has `.to(device)`. size: number of samples, the weight
     of its mean loss among an update's micro-batches. samples: their names, for error messages.
+    tokens: that the transformers read, padding left out, for the speed that is logged; 0: unknown.
     """
 
     inputs: tuple[Any, ...]
     size: int
     samples: Sequence[Any] = ()
+    tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,10 @@ from vla.training.parallel import ParallelConfig, outline, parallelise, whole
 from vla.training.replay import keep
 from vla.training.spikes import Spikes
 from vla.training.state import TrainState
+from vla.training.trace import Trace
+from vla.training.trackers import Trackers
 from vla.training.update import freeze_unused, update, validation_loss
+from vla.training.utilisation import Utilisation
 from vla.training.world import World, joined
 
 __all__ = ["train"]
@@ -39,6 +42,10 @@ FREE_ON_RESUME = {
     "keep",
     "keep_every",
     "tensorboard",
+    "trackers",
+    "project",
+    "trace",
+    "peak_tflops",
 } | {
     *(f"{what}_every" for what in ("log", "eval", "save")),
     *(f"parallel.{field.name}" for field in fields(ParallelConfig)),
@@ -85,6 +92,7 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
     if config.lora is not None:
         add_lora(model, config.lora)
     unused = freeze_unused(model, job.batch(0), device, config.precision, world)
+    usage = Utilisation.on(device, model, config.peak_tflops)
     empty = None if world.size == 1 else outline(model)
     parallelise(model, config.parallel, world, device, config.precision)
     optimiser = make_optimiser(model, config.optim)
@@ -130,6 +138,9 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
             world=world,
         )
 
+    trackers = None
+    if world.first and config.trackers:
+        trackers = Trackers(config.trackers, folder, config.project, as_dict(config))
     with (
         Interrupt() as interrupt,
         Log(
@@ -137,13 +148,18 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
             start=start,
             steps=config.steps,
             tensorboard=config.tensorboard,
+            trackers=trackers,
         ) as log,
+        Trace(config.trace, folder, world.rank) as trace,
     ):
         if unused:
             log.say(f"left out of training, no gradient reaches them: {', '.join(unused)}")
         spikes = Spikes()
         began = time.perf_counter()
         for step, microbatches in _prepared(job, config, start):
+            waiting = time.perf_counter() - began
+            if (path := trace.at(step)) is not None:
+                log.say(f"a trace is in {path}")
             rate = set_learning_rate(optimiser, config.optim, step, config.steps)
             done = step + 1
             try:
@@ -167,13 +183,20 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
                 if ema is not None:
                     ema.update(step)
                 seconds = time.perf_counter() - began
-                window.add({"loss": loss, "grad_norm": norm}, config.batch_size, seconds)
+                window.add(
+                    {"loss": loss, "grad_norm": norm},
+                    config.batch_size,
+                    seconds,
+                    tokens=world.size * sum(m.tokens for m in microbatches),
+                    waiting=waiting,
+                    flops=usage.work(microbatches),
+                )
                 if spikes.add(loss):
                     log.say(f"the loss of step {step} stands out: {loss:.4g}, norm {norm:.4g}")
 
             values = {}
             if (done % config.log_every == 0 or done == config.steps) and window.sums:
-                values |= {**window.means(), "lr": rate}
+                values |= {**window.means(usage.peak), "lr": rate}
                 window = Window()
             if job.held_out and (done % config.eval_every == 0 or done == config.steps):
                 with _averaged(ema):

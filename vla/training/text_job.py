@@ -100,7 +100,10 @@ class TextConfig(RunConfig):
     def _microbatches(
         self, scenes: Scenes, step: int, tokenizer: Tokenizer, world: World
     ) -> list[Microbatch]:
-        return [
-            Microbatch((collate_text([scenes[i] for i in part], tokenizer),), len(part), part)
-            for part in shares(step, self.batch_size, self.accumulate, world)
-        ]
+        def microbatch(part: range) -> Microbatch:
+            batch = collate_text([scenes[i] for i in part], tokenizer)
+            patches = batch.image_valid.sum() * self.model.vision.tokens
+            return Microbatch((batch,), len(part), part, int(batch.token_valid.sum() + patches))
+
+        parts = shares(step, self.batch_size, self.accumulate, world)
+        return [microbatch(part) for part in parts]
