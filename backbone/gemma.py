@@ -195,6 +195,7 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.post_attention_norm = norm() if config.post_norms else nn.Identity()
         self.post_mlp_norm = norm() if config.post_norms else nn.Identity()
+        self.dropout = nn.Dropout(0.0)  # off; `set_dropout` turns it on for a training run
 
     def forward(
         self,
@@ -218,8 +219,9 @@ class Block(nn.Module):
         if keys_only:
             return x, new
         k, v = new if past is None else (join(*p, slots, 2) for p in zip(past, new, strict=True))
-        x = x + self.post_attention_norm(self.attention(h, k, v, mask, cos, sin))
-        return x + self.post_mlp_norm(self.mlp(self.mlp_norm(x))), new
+        attended = self.post_attention_norm(self.attention(h, k, v, mask, cos, sin))
+        x = x + self.dropout(attended)
+        return x + self.post_mlp_norm(self.dropout(self.mlp(self.mlp_norm(x)))), new
 
 
 class Gemma(nn.Module):
@@ -292,6 +294,20 @@ class Gemma(nn.Module):
         angles = rope_angles(position, self.config.head_dim, wide, rounded_to)
         dtype = x.dtype if self.numerics.rotate_in_activation else wide
         return (windowed, mask), angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def set_dropout(model: nn.Module, share: float) -> None:
+    """Drop this share of what attention and MLP of every Gemma block in `model` add, in training.
+
+    Two places a block, elementwise, as in big_vision: attention's after its post-norm, the MLP's
+    before it. Probabilities, embeddings and the image encoder are left alone.
+    Raises ValueError if `share` is not in [0, 1).
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"dropout is {share}; it is a share in [0, 1)")
+    for module in model.modules():
+        if isinstance(module, Block):
+            module.dropout.p = share
 
 
 class TextEmbedding(nn.Module):

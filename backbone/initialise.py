@@ -16,12 +16,18 @@ from backbone.siglip import SigLIP
 PATCH_SCALE = 0.5
 
 
-def order_places(model: PaliGemma, first_loc: int, locs: int = 1024) -> None:
+def order_places(model: PaliGemma, first_loc: int) -> None:
     """Start `model`'s patch positions and `<loc>` rows as sines of the place that they stand for.
 
     first_loc: id of `<loc0000>`. Changes parameters in place; draws from the global generator.
     """
-    order_patches(model.vision)
+    if isinstance(model.vision, SigLIP):
+        order_patches(model.vision)
+    order_locs(model, first_loc)
+
+
+def order_locs(model: PaliGemma, first_loc: int, locs: int = 1024) -> None:
+    """The `<loc>` rows alone."""
     table = model.embedding.weight
     with torch.no_grad():
         width = table.shape[1]

@@ -15,6 +15,7 @@ token: the block id *is* that sum.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -35,6 +36,18 @@ def block_mask(query_block: Tensor, key_block: Tensor, key_valid: Tensor) -> Ten
 def block_ids(opens_block: Tensor) -> Tensor:
     """Block ids, int64 [..., T], of flags "this token opens a new block", bool or int [..., T]."""
     return opens_block.long().cumsum(-1)
+
+
+def prefix_lm(images: int, suffix: Tensor, causal: str = "answer") -> Tensor:
+    """Block ids, int64 [B, images + T], of image tokens with a prompt and its answer behind them.
+
+    suffix: bool [B, T], True on the answer. causal: as in `backbone.design.Design`, for two image
+    tokens, two of the prompt and two of the answer
+
+        "answer"  0 0 0 0 1 2       "text"  0 0 1 2 3 4       "all"  1 2 3 4 5 6
+    """
+    opens = suffix if causal == "answer" else torch.ones_like(suffix)
+    return block_ids(F.pad(opens, (images, 0), value=causal == "all"))
 
 
 def positions(valid: Tensor, start: Tensor | int = 0) -> Tensor:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from backbone.design import PALIGEMMA, Design
 from backbone.gemma import (
     GEMMA2_2B,
     GEMMA2_9B,
@@ -28,9 +29,9 @@ from backbone.gemma import (
 )
 from backbone.kv_cache import KVCache
 from backbone.kv_room import KVRoom
-from backbone.masks import block_ids
+from backbone.masks import prefix_lm
 from backbone.numerics import OPENPI_JAX, Numerics
-from backbone.siglip import SigLIP, SigLIPConfig
+from backbone.siglip import RawPatches, SigLIP, SigLIPConfig
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,17 @@ class PaliGemmaConfig:
     language: GemmaConfig
     vocab: int
     numerics: Numerics = OPENPI_JAX
+    design: Design = PALIGEMMA
+
+    @property
+    def resolution(self) -> int:
+        """Side of an image, pixels."""
+        return self.vision.resolution * self.design.windows
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens of an image."""
+        return self.vision.tokens * self.design.windows**2
 
 
 SIGLIP_SO400M = SigLIPConfig(width=1152, depth=27, mlp=4304, heads=16)
@@ -71,6 +83,7 @@ class TextBatch:
     images: uint8 or float in [-1, 1], [B, N, 3, R, R]. image_valid: bool [B, N].
     tokens: int64 [B, T]: BOS, prompt, "\\n", answer, EOS, padding. token_valid: bool [B, T].
     suffix: bool [B, T], True on answer and EOS (the tokens that are predicted).
+    counted: bool [B, T], tokens that enter the loss; None: those of the suffix.
     """
 
     images: Tensor
@@ -78,10 +91,33 @@ class TextBatch:
     tokens: Tensor
     token_valid: Tensor
     suffix: Tensor
+    counted: Tensor | None = None
 
     def to(self, device: torch.device | str) -> TextBatch:
-        moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items()}
-        return TextBatch(**moved)
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return TextBatch(**{name: x.to(device, non_blocking=True) for name, x in given.items()})
+
+
+def connector(config: PaliGemmaConfig) -> nn.Module:
+    """From image features to the language model's width, whose last layer starts at zero:
+    big_vision's `head_zeroinit`, by which images enter as zeros."""
+    hidden, wide = config.design.connector, config.language.width
+    layers = MLPConnector(config.vision.width, hidden, wide) if hidden is not None else None
+    last = nn.Linear(config.vision.width, wide) if layers is None else layers.fc2
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return last if layers is None else layers
+
+
+class MLPConnector(nn.Module):
+    """The paper's other connector: a hidden layer with a tanh-GELU."""
+
+    def __init__(self, width: int, hidden: int, wide: int):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, wide)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
 
 
 class PaliGemma(nn.Module):
@@ -90,10 +126,8 @@ class PaliGemma(nn.Module):
     def __init__(self, config: PaliGemmaConfig):
         super().__init__()
         self.config = config
-        self.vision = SigLIP(config.vision)
-        self.projector = nn.Linear(config.vision.width, config.language.width)
-        nn.init.zeros_(self.projector.weight)  # big_vision's `head_zeroinit`: images enter as zeros
-        nn.init.zeros_(self.projector.bias)
+        self.vision = SigLIP(config.vision) if config.vision.depth else RawPatches(config.vision)
+        self.projector = connector(config)
         numerics = config.numerics
         self.embedding = TextEmbedding(
             config.vocab, config.language.width, numerics.round_text_scale
@@ -104,8 +138,14 @@ class PaliGemma(nn.Module):
         """images: uint8 or float in [-1, 1], [B, N, 3, R, R]. Returns float [B, N·P, D]."""
         flat = rearrange(images, "b n c h w -> (b n) c h w")
         if flat.dtype == torch.uint8:
-            wide = torch.promote_types(self.projector.weight.dtype, torch.float32)
+            wide = torch.promote_types(next(self.projector.parameters()).dtype, torch.float32)
             flat = flat.to(wide) / 127.5 - 1
+        design, side = self.config.design, flat.shape[-1]
+        if design.detail is not None:
+            small = F.interpolate(flat, size=design.detail, mode="bilinear", antialias=True)
+            flat = F.interpolate(small, size=side, mode="bilinear", antialias=True)
+        windows = {"r": design.windows, "s": design.windows}
+        flat = rearrange(flat, "b c (r h) (s w) -> (b r s) c h w", **windows)
         features = self.projector(self.vision(flat))
         return rearrange(features, "(b n) p d -> b (n p) d", b=images.shape[0])
 
@@ -118,7 +158,7 @@ class PaliGemma(nn.Module):
         """
         text = self.embedding(tokens)
         image = self.embed_images(images).to(text.dtype)
-        patches = repeat(image_valid, "b n -> b (n p)", p=self.config.vision.tokens)
+        patches = repeat(image_valid, "b n -> b (n p)", p=self.config.image_tokens)
         return torch.cat([image, text], dim=1), torch.cat([patches, token_valid], dim=1)
 
     def prefill(
@@ -130,7 +170,8 @@ class PaliGemma(nn.Module):
         cache_only: bool = False,
         suffix: Tensor | None = None,
     ) -> tuple[Tensor | None, KVCache]:
-        """Read images and prompt, all in block 0. Shapes as in `TextBatch`, without an answer.
+        """Read images and prompt, all in block 0 unless the design says otherwise. Shapes as in
+        `TextBatch`, without an answer.
 
         suffix: where an answer has begun already, bool [B, T]; its tokens come after the prompt's,
         each in a block of its own.
@@ -138,9 +179,8 @@ class PaliGemma(nn.Module):
         them).
         """
         x, valid = self.embed_prefix(images, image_valid, tokens, token_valid)
-        block = torch.zeros_like(valid, dtype=torch.int64)
-        if suffix is not None:
-            block[:, -suffix.shape[1] :] = block_ids(suffix)
+        begun = torch.zeros_like(token_valid) if suffix is None else suffix
+        block = self._blocks(valid, begun)
         return self.language(x, block, valid, cache_only=cache_only)
 
     def decode(self, tokens: Tensor, cache: KVCache) -> tuple[Tensor, KVCache]:
@@ -175,18 +215,28 @@ class PaliGemma(nn.Module):
         x, valid = self.embed_prefix(
             batch.images, batch.image_valid, batch.tokens, batch.token_valid
         )
-        images = valid.shape[1] - batch.tokens.shape[1]
-        block = F.pad(block_ids(batch.suffix), (images, 0))
-        hidden, _ = self.language(x, block, valid)
-        return self.embedding.logits(hidden[:, images:])
+        hidden, _ = self.language(x, self._blocks(valid, batch.suffix), valid)
+        return self.embedding.logits(hidden[:, -batch.tokens.shape[1] :])
 
-    def forward(self, batch: TextBatch) -> Tensor:
-        """Text loss, a scalar: the mean over examples of the mean over their answer tokens and EOS.
+    def _blocks(self, valid: Tensor, suffix: Tensor) -> Tensor:
+        images = valid.shape[1] - suffix.shape[1]
+        return prefix_lm(images, suffix, self.config.design.causal)
 
+    def forward(self, batch: TextBatch, label_smoothing: Tensor | None = None) -> Tensor:
+        """Text loss, a scalar: the mean over examples of the mean over their answer tokens and EOS,
+        or over the tokens that `batch.counted` marks.
+
+        label_smoothing: float scalar ε in [0, 1). The token that follows is wanted with 1 − ε and
+        each of the others with ε / (vocab − 1); torch and Hugging Face spread ε over all of them.
         As in big_vision; Hugging Face averages over all answer tokens of the batch instead.
         """
         logits = at_least_float32(self.logits(batch)[:, :-1])
         loss = F.cross_entropy(logits.transpose(1, 2), batch.tokens[:, 1:], reduction="none")
-        wanted = (batch.suffix & batch.token_valid)[:, 1:]
+        if label_smoothing is not None:
+            every = logits.shape[-1] * logits.logsumexp(-1) - logits.sum(-1)
+            share = label_smoothing / (logits.shape[-1] - 1)
+            loss = (1 - label_smoothing) * loss + share * (every - loss)
+        counted = batch.suffix if batch.counted is None else batch.counted
+        wanted = (counted & batch.token_valid)[:, 1:]
         per_example = (loss * wanted).sum(1) / wanted.sum(1).clamp(min=1)
         return per_example.mean()

@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from backbone.design import Design
 from backbone.gemma import GemmaConfig
 from backbone.numerics import BIG_VISION, HUGGING_FACE, OPENPI_JAX, Numerics
 from backbone.paligemma import PaliGemma, PaliGemmaConfig
@@ -119,6 +121,7 @@ def paligemma_config(files: PaliGemmaFiles) -> PaliGemmaConfig:
         GemmaConfig(**asdict(files.language), **files.gemma2),
         files.vocab,
         numerics_of(files),
+        Design(**_known(Design, files.design, files)),
     )
 
 
@@ -129,14 +132,18 @@ def numerics_of(files: PaliGemmaFiles) -> Numerics:
     """
     if not files.numerics:
         return NUMERICS[files.origin]
-    known = [field.name for field in fields(Numerics)]
-    unknown = sorted(files.numerics.keys() - set(known))
+    return Numerics(**_known(Numerics, files.numerics, files))
+
+
+def _known(cls: type, values: Mapping[str, Any], files: PaliGemmaFiles) -> Mapping[str, Any]:
+    known = [field.name for field in fields(cls)]
+    unknown = sorted(values.keys() - set(known))
     if unknown:
         raise ValueError(
-            f"{files.path}: its config.json has numerics {', '.join(unknown)}, known here are "
-            f"{', '.join(known)}; it was written by another version of this package"
+            f"{files.path}: its config.json has {cls.__name__.lower()} {', '.join(unknown)}, known "
+            f"here are {', '.join(known)}; it was written by another version of this package"
         )
-    return Numerics(**files.numerics)
+    return values
 
 
 def as_dtype(dtype: torch.dtype | str) -> torch.dtype:

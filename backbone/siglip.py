@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class SigLIPConfig:
-    """Sizes of the encoder. `resolution` (pixels, square) must be a multiple of `patch`."""
+    """Sizes of the encoder. `resolution` (pixels, square) must be a multiple of `patch`.
+
+    `depth` 0 means no encoder: `RawPatches`, whose width is 3 · patch².
+    """
 
     width: int
     depth: int
@@ -21,6 +24,11 @@ class SigLIPConfig:
     resolution: int = 224
 
     def __post_init__(self):
+        if self.depth == 0 and self.width != 3 * self.patch**2:
+            raise ValueError(
+                f"vision.depth is 0, no encoder: its width is that of a patch's pixels, "
+                f"{3 * self.patch**2}, not {self.width}; take raw_patches({self.patch}, …)"
+            )
         if self.resolution % self.patch or self.width % self.heads:
             raise ValueError(
                 f"SigLIP needs resolution ({self.resolution}) to be a multiple of patch "
@@ -31,6 +39,25 @@ class SigLIPConfig:
     def tokens(self) -> int:
         """Patches per image."""
         return (self.resolution // self.patch) ** 2
+
+
+def raw_patches(patch: int, resolution: int) -> SigLIPConfig:
+    """No encoder: the connector reads pixels, as in Fuyu and PaliGemma's ablation of it."""
+    return SigLIPConfig(3 * patch**2, depth=0, mlp=0, heads=1, patch=patch, resolution=resolution)
+
+
+class RawPatches(nn.Module):
+    """The pixels of every patch as its feature; nothing is learned here."""
+
+    def __init__(self, config: SigLIPConfig):
+        super().__init__()
+        self.config = config
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images: float [B, 3, R, R] in [-1, 1]. Returns float [B, patches, 3 · patch²], rows of
+        patches first."""
+        p = self.config.patch
+        return rearrange(images, "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=p)
 
 
 class PatchEmbedding(nn.Module):
@@ -94,7 +121,7 @@ class SigLIP(nn.Module):
         self.embedding = PatchEmbedding(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def forward(self, images: Tensor) -> Tensor:
         """images: float [B, 3, R, R] in [-1, 1]. Returns float [B, patches, width]."""
@@ -104,7 +131,7 @@ class SigLIP(nn.Module):
         return self.norm(x)
 
 
-def _initialise(module: nn.Module):
+def initialise(module: nn.Module):
     """Xavier-uniform matrices and zero biases, as big_vision's ViT starts."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)

@@ -281,7 +281,7 @@ class VLM:
 
     def _batch(self, prompts: Sequence[Prompt]) -> TextBatch:
         config = self.model.config
-        size, resize = config.vision.resolution, config.numerics.resize
+        size, resize = config.resolution, config.numerics.resize
         return batch_prompts(prompts, self.tokenizer, size, resize).to(self.device)
 
     def _answer(self, given: list[int], tokens: list[int], log_probs: list[float]) -> Answer:

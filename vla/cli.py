@@ -15,7 +15,9 @@ from typing import Any, NoReturn
 
 from vla.assets import PALIGEMMA_TABLETOP
 from vla.cli_bench import add_bench
+from vla.cli_data import DATA_COMMANDS
 from vla.cli_plan import add_plan
+from vla.cli_recipe import RECIPE_COMMANDS
 from vla.cli_serve import add_serve
 from vla.cli_vlm import VLM_COMMANDS, positive
 
@@ -34,7 +36,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     args, rest = _parser().parse_known_args(arguments)
-    if rest and args.command not in ("train", "plan"):  # these hand them to the config
+    if rest and not args.takes_rest:  # some hand them to a config
         args.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     args.overrides = rest
     try:
@@ -92,6 +94,8 @@ def _parser() -> argparse.ArgumentParser:
         _add_check,
         _add_inspect,
         _add_convert,
+        *DATA_COMMANDS,
+        *RECIPE_COMMANDS,
         *VLM_COMMANDS,
         add_serve,
         add_bench,
@@ -104,6 +108,8 @@ def _parser() -> argparse.ArgumentParser:
             help="show tracebacks of user errors too (also VLA_DEBUG=1)",
         )
         command.set_defaults(parser=command)
+        if command.get_default("takes_rest") is None:
+            command.set_defaults(takes_rest=False)
     return parser
 
 
@@ -256,7 +262,7 @@ def _add_train(commands) -> argparse.ArgumentParser:
     parser.add_argument(
         "--resume", action="store_true", help="go on from the newest checkpoint of this run"
     )
-    parser.set_defaults(run=_run_train)
+    parser.set_defaults(run=_run_train, takes_rest=True)
     return parser
 
 

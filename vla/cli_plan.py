@@ -45,7 +45,7 @@ def add_plan(commands) -> argparse.ArgumentParser:
         "--text", type=positive, metavar="N", help="text tokens; default: the prompt's, or else 64"
     )
     parser.add_argument("--json", action="store_true", help="print JSON, sizes in bytes")
-    parser.set_defaults(run=_run_plan)
+    parser.set_defaults(run=_run_plan, takes_rest=True)
     return parser
 
 

@@ -25,6 +25,7 @@ from backbone.lora import LoRAConfig
 from vla.pi0 import Pi0Config
 from vla.pi05 import Pi05Config
 from vla.training.parallel import ParallelConfig
+from vla.training.schedule import Schedule
 from vla.training.world import ALONE, World
 
 if TYPE_CHECKING:
@@ -37,14 +38,20 @@ __all__ = [
     "RunConfig",
     "TrainConfig",
     "as_dict",
+    "defaults",
     "load_config",
+    "overridden",
     "save_config",
 ]
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW with linear warm-up and half a cosine; the defaults are openpi's."""
+    """AdamW with linear warm-up and half a cosine; the defaults are openpi's.
+
+    With `schedule`, the rate is `lr` times that curve, and `warmup`, `decay_steps` and `end_lr`
+    have no say; `schedules` gives parts of the model curves of their own.
+    """
 
     lr: float = 2.5e-5  # highest learning rate, reached after the warm-up
     warmup: int = 1000  # steps
@@ -58,6 +65,12 @@ class OptimConfig:
     muon_lr: float | None = None  # Muon at this rate on the blocks' matrices; None: AdamW on all
     # (prefix, factor): parameters under this name learn at factor × lr; the longest prefix holds
     lr_factors: tuple[tuple[str, float], ...] = ()
+    method: Literal["adamw", "adafactor", "adamw8bit"] = "adamw"  # the last needs vla[lowbit]
+    schedule: AvoidSubcommands[Schedule | None] = None  # big_vision's curves instead of openpi's
+    # (prefix, schedule): parameters under this name follow it; the longest prefix holds
+    schedules: tuple[tuple[str, Schedule], ...] = ()
+    decay: str | None = None  # decay parameters whose whole name this regular expression matches
+    decay_by_rate: bool = True  # False, as in big_vision: by the schedule, not by `lr`
 
     def __post_init__(self):
         if self.lr <= 0:
@@ -68,6 +81,18 @@ class OptimConfig:
             raise ValueError(f"optim.muon_lr is {self.muon_lr}; give a rate above 0, or None")
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"optim.clip is {self.clip}; give a norm above 0, or None not to clip")
+        if self.decay is not None:
+            try:
+                re.compile(self.decay)
+            except re.error as error:
+                raise ValueError(
+                    f"optim.decay is {self.decay!r}, no regular expression: {error}"
+                ) from error
+        if not self.decay_by_rate and any(factor == 0 for _, factor in self.lr_factors):
+            raise ValueError(
+                "optim.lr_factors holds a factor of 0, and optim.decay_by_rate is False: such a "
+                "part would decay and not learn; freeze it instead"
+            )
 
 
 @dataclass(frozen=True)
@@ -194,13 +219,31 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
             f"{path} must end in `config = TrainConfig(...)`; "
             f"its `config` is {type(config).__name__ if config is not None else 'missing'}"
         )
+    return overridden(config, overrides, f"vla train {path}")
+
+
+def overridden[C: RunConfig](config: C, overrides: Iterable[str], prog: str) -> C:
+    """`config` with fields of these names put over its own; raises as `load_config` does."""
+    overrides = list(overrides)
     _check_names(overrides, config)
-    return tyro.cli(type(config), default=config, args=overrides, prog=f"vla train {path}")
+    return tyro.cli(type(config), default=config, args=overrides, prog=prog)
 
 
 def as_dict(config: Any) -> dict[str, Any]:
     """A config as JSON holds it: nested dicts, lists for tuples, strings for paths."""
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+def defaults(config: Any, prefix: str = "") -> dict[str, Any]:
+    """The default of every field that has one, by dotted name and as JSON holds it."""
+    found: dict[str, Any] = {}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            found |= defaults(value, f"{prefix}{f.name}.")
+        elif f.default is not dataclasses.MISSING:
+            found[prefix + f.name] = json.loads(json.dumps(f.default, default=str))
+    return found
 
 
 def save_config(config: RunConfig, path: Path) -> None:

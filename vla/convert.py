@@ -22,8 +22,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from backbone.design import PALIGEMMA
 from backbone.pretrained import paligemma_config, save_config
-from backbone.sources.headers import by_dtype
+from backbone.sources.headers import by_dtype, read_json
 from backbone.sources.layouts import PaliGemmaDepths, huggingface_names
 from backbone.sources.origin import is_paligemma, paligemma_files
 from backbone.sources.paligemma_files import TOKENIZERS, PaliGemmaFiles
@@ -83,6 +84,9 @@ def convert(
         _convert_paligemma(paligemma_files(source), destination, to, tokenizer)
         return
     files = policy_files(source, asset)
+    if files.origin == "vla" and to != "vla":
+        backbone = read_json(files.folder / "config.json")["model"]["backbone"]
+        _check_design(backbone.get("design", {}), files.sizes.vision.depth, source, to)
     if stats is not None:
         files = _with_stats(files, NormStats.load(stats))
     files = replace(files, horizon=files.horizon or horizon)
@@ -98,6 +102,14 @@ def convert(
                 _to_vla(source, folder, asset, stats, tokenizer)
         if to != "vla":
             _copy_tokenizer(files.folder, folder)
+
+
+def _check_design(design: Mapping[str, Any], depth: int, source: Path, to: Format) -> None:
+    """Raise ValueError for a model that other implementations would run as another one."""
+    own = {k: v for k, v in design.items() if v != getattr(PALIGEMMA, k, None)}
+    if own or not depth:
+        what = own or "no image encoder"
+        raise ValueError(f"{source} is built as {to} can't say ({what}); convert it to vla alone")
 
 
 def _to_lerobot(files: PolicyFiles, folder: Path) -> None:
@@ -176,6 +188,8 @@ def _convert_paligemma(files: PaliGemmaFiles, destination: Path, to: Format, tok
         raise ValueError(
             f"{files.path} holds weights that no PaliGemma has: {some(files.weights.stray)}"
         )
+    if to != "vla":
+        _check_design(files.design, files.vision.depth, files.path, to)
     gemma2 = {k: v for k, v in files.gemma2.items() if files.gemma2.get("post_norms")}
     with _new_folder(destination) as folder:
         if to == "huggingface":

@@ -235,7 +235,7 @@ def train_config(plan: Plan, folder: Path) -> TrainConfig:
 
 def env_kwargs(model: ModelConfig) -> dict[str, Any]:
     """Pictures are drawn at the model's own size, as those that its backbone learned from."""
-    return {"image_size": model.backbone.vision.resolution}
+    return {"image_size": model.backbone.resolution}
 
 
 def untrained_policy(config: TrainConfig, trained: Policy) -> Policy:
@@ -257,7 +257,7 @@ def held_out_demonstrations(config: TrainConfig) -> Demonstrations:
         config.data.root,
         model.expert.horizon,
         config.data.cameras,
-        model.backbone.vision.resolution,
+        model.backbone.resolution,
         held_out,
         allow_short_episodes=True,
         progress=False,

@@ -22,6 +22,7 @@ from backbone.paligemma import (
     PALIGEMMA_TINY,
     PaliGemma,
     PaliGemmaConfig,
+    TextBatch,
 )
 from vla.batch import Batch
 from vla.objective import draw, loss, starting_noise
@@ -62,7 +63,12 @@ PI0_TINY = Pi0Config(
 class Pi0(nn.Module):
     """`forward` gives the loss of a batch, `sample_actions` a chunk for each of its
     observations.
+
+    insulated: the action loss doesn't change the backbone ("knowledge insulation", arXiv
+    2505.23705); False unless it is set.
     """
+
+    insulated = False
 
     def __init__(self, config: Pi0Config):
         super().__init__()
@@ -77,15 +83,24 @@ class Pi0(nn.Module):
         )
         return cache
 
-    def forward(self, batch: Batch, noise: Tensor | None = None, t: Tensor | None = None) -> Tensor:
-        """Flow-matching loss, a scalar.
+    def forward(
+        self,
+        batch: Batch | TextBatch,
+        noise: Tensor | None = None,
+        t: Tensor | None = None,
+    ) -> Tensor:
+        """Flow-matching loss, a scalar; of a `TextBatch`, the backbone's text loss.
 
         noise: float32 [B, K, H, A] and t: float32 [B, K], K draws per observation that share one
         reading of the prefix; drawn here, with K = 1, when not given.
         Raises ValueError if the batch has no actions.
         """
+        if isinstance(batch, TextBatch):
+            return self.backbone(batch)
         draws = draw(batch, noise, t)
         cache = self.prefill(batch).repeat(draws.count)
+        if self.insulated:
+            cache = cache.detach()
         state = batch.state.repeat_interleave(draws.count, dim=0)
         return loss(self.expert(draws.x_t, draws.t, state, cache), draws, batch)
 

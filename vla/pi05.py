@@ -15,7 +15,7 @@ from action_expert.adaptive_expert import AdaptiveExpert
 from action_expert.expert import ActionExpertConfig
 from action_expert.flow import integrate
 from backbone.kv_cache import KVCache
-from backbone.paligemma import PaliGemma, PaliGemmaConfig
+from backbone.paligemma import PaliGemma, PaliGemmaConfig, TextBatch
 from vla.batch import Batch
 from vla.objective import draw, loss, starting_noise
 from vla.pi0 import PI0, PI0_SMALL, PI0_TINY
@@ -40,7 +40,11 @@ PI05_TINY = Pi05Config(PI0_TINY.backbone, PI0_TINY.expert)
 class Pi05(nn.Module):
     """`forward` gives the loss of a batch, `sample_actions` a chunk for each of its
     observations.
+
+    insulated: as in `Pi0`.
     """
+
+    insulated = False
 
     def __init__(self, config: Pi05Config):
         super().__init__()
@@ -55,10 +59,19 @@ class Pi05(nn.Module):
         )
         return cache
 
-    def forward(self, batch: Batch, noise: Tensor | None = None, t: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        batch: Batch | TextBatch,
+        noise: Tensor | None = None,
+        t: Tensor | None = None,
+    ) -> Tensor:
         """Flow-matching loss, a scalar; arguments and errors as in `Pi0.forward`."""
+        if isinstance(batch, TextBatch):
+            return self.backbone(batch)
         draws = draw(batch, noise, t)
         cache = self.prefill(batch).repeat(draws.count)
+        if self.insulated:
+            cache = cache.detach()
         return loss(self.expert(draws.x_t, draws.t, cache), draws, batch)
 
     @torch.no_grad()

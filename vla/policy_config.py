@@ -90,7 +90,7 @@ class PolicyConfig:
     @property
     def image_size(self) -> int:
         """Side of the model's pictures, pixels."""
-        return self.model.backbone.vision.resolution
+        return self.model.backbone.resolution
 
     @property
     def horizon(self) -> int:

@@ -102,6 +102,7 @@ def _our_files(folder: Path, config: Mapping[str, Any]) -> PaliGemmaFiles:
             vocab=config["vocab"],
             gemma2=language,
             numerics=config.get("numerics", {}),
+            design=config.get("design", {}),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(

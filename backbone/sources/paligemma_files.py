@@ -21,8 +21,8 @@ class PaliGemmaFiles:
     """A PaliGemma's folder or file, read but for its weights.
 
     path: the folder, or the .npz file. weights: under the names of `backbone.paligemma.PaliGemma`.
-    gemma2: fields of `GemmaConfig` that Gemma 2 adds, empty for Gemma 1. numerics: the fields of a
-    `Numerics`, where the folder holds some; else the origin's own.
+    gemma2: fields of `GemmaConfig` that Gemma 2 adds, empty for Gemma 1. numerics, design: the
+    fields of a `Numerics`, where the folder holds some (else the origin's own), and of a `Design`.
     """
 
     origin: Origin
@@ -33,6 +33,7 @@ class PaliGemmaFiles:
     vocab: int
     gemma2: Mapping[str, Any] = field(default_factory=dict)
     numerics: Mapping[str, Any] | None = None
+    design: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:

@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -76,3 +78,34 @@ def test_only_the_positions_before_answer_tokens_are_trained(model, monkeypatch)
     trained = logits.grad.abs().sum(-1) > 0
     # the newline at 2 says the first answer token, the last answer token says EOS
     assert trained.int().tolist() == [[0, 0, 1, 1, 1, 0, 0], [0, 0, 1, 1, 0, 0, 0]]
+
+
+SMOOTHED = np.load(Path(__file__).parents[1] / "golden/schedules/label_smoothing.npz")
+
+
+@pytest.mark.parametrize("smoothing", ["0", "0.1", "0.3"])
+def test_smoothed_losses_are_big_visions(smoothing, model, monkeypatch):
+    """Per example, of its PaliGemma trainer: ε / (V − 1) for each of the other tokens."""
+    logits, text = torch.from_numpy(SMOOTHED["logits"]), torch.from_numpy(SMOOTHED["text"]).long()
+    counted = torch.from_numpy(SMOOTHED["mask_loss"]).bool()
+    monkeypatch.setattr(model, "logits", lambda b: torch.nn.functional.pad(logits, (0, 0, 0, 1)))
+    data = dataclasses.replace(
+        batch([[6], [7]], text.shape[1]),
+        tokens=text,
+        token_valid=torch.ones_like(counted),
+        suffix=counted,
+    )
+    expected = SMOOTHED[f"per_example_ls{smoothing}"].mean()
+    assert model(data, torch.tensor(float(smoothing))).item() == pytest.approx(expected, rel=1e-5)
+    if smoothing == "0":
+        assert model(data).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_only_tokens_that_are_marked_count(model, monkeypatch):
+    data = batch([[6, 7], [8]], 7)
+    logits = torch.randn(2, 7, VOCAB, requires_grad=True)
+    monkeypatch.setattr(model, "logits", lambda b: logits)
+    model(dataclasses.replace(data, counted=data.tokens == EOS)).backward()
+    assert logits.grad is not None
+    trained = logits.grad.abs().sum(-1) > 0
+    assert trained.int().tolist() == [[0, 0, 0, 0, 1, 0, 0], [0, 0, 0, 1, 0, 0, 0]]

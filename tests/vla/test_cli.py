@@ -12,6 +12,7 @@ from vla import cli
 COMMANDS = (
     *("demo", "collect", "train", "eval", "stats", "check"),
     *("caption", "ask", "ocr", "detect", "segment", "collect-vlm", "evaluate-vlm", "bench"),
+    *("chain", "transfer", "ablate", "dedup", "stamps", "score-captions"),
 )
 HEAVY = ("torch", "lerobot", "mujoco", "gymnasium", "numpy", "tensorboard", "matplotlib")
 

@@ -44,7 +44,9 @@ def prefill_flops(model: PaliGemma, text: int) -> float:
     config = model.config
     patches = config.vision.tokens
     length = patches + text
-    vision = sum(p.numel() for p in model.vision.parameters()) + model.projector.weight.numel()
+    vision = sum(p.numel() for p in model.vision.parameters()) + sum(
+        p.numel() for p in model.projector.parameters()
+    )
     language = sum(p.numel() for p in model.language.parameters())
     vision_attention = 4 * patches**2 * config.vision.width * config.vision.depth
     stack = config.language

@@ -13,6 +13,11 @@ suffix, suffixes  the accepted answer or answers
 objects           each with label, box [x0, y0, x1, y1] in pixels (x to the right, y down), and
                   optionally mask, a picture that is not 0 inside the object, and crowd, true for a
                   group that counts neither way
+lang              the language of the suffixes, "en" unless it is given
+captions          {"en": "a cat", "de": ["eine Katze", …]}, by the language's code
+snippets          all texts in the picture, row by row
+absent            names of things that are known not to be in the picture
+video             instead of the picture: a film, whose frames are the pictures
 group             a kind of question, scored by itself too
 set               examples of the same set only count together (NLVR2's sentences)
 
@@ -20,8 +25,8 @@ set               examples of the same set only count together (NLVR2's sentence
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -30,7 +35,14 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-FIELDS = ("image", "images", "prefix", "question", "suffix", "suffixes", "objects", "group", "set")
+from backbone import tasks
+
+# fmt: off
+FIELDS = (
+    "image", "images", "video", "prefix", "question", "suffix", "suffixes", "objects",
+    "lang", "captions", "snippets", "absent", "group", "set",
+)
+# fmt: on
 OBJECT_FIELDS = ("label", "box", "mask", "crowd")
 
 
@@ -55,7 +67,7 @@ class AnnotatedObject:
 @dataclass(frozen=True)
 class Annotated:
     """One example; the fields are those of a line, see above. size: (width, height) of its first
-    picture in pixels. where: `file:line`, for messages.
+    picture in pixels; (0, 0) for a film. where: `file:line`, for messages.
     """
 
     images: tuple[Path, ...]
@@ -67,9 +79,16 @@ class Annotated:
     objects: tuple[AnnotatedObject, ...] = ()
     group: str | None = None
     set: str | None = None
+    lang: str | None = None
+    captions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    snippets: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    video: Path | None = None
 
     def read_images(self) -> list[np.ndarray]:
-        """The pictures, uint8 RGB [H, W, 3], in their stored orientation."""
+        """The pictures, or the film's frames, uint8 RGB [H, W, 3], in their stored orientation."""
+        if self.video is not None:
+            return read_frames(self.video, self.where)
         pictures = []
         for path in self.images:
             with Image.open(path) as picture:
@@ -84,7 +103,7 @@ def read_annotated(path: Path) -> tuple[Annotated, ...]:
     first fault (unknown or missing fields, values of another type, boxes outside of the picture,
     pictures that are missing or no pictures). Empty lines are passed over.
     """
-    file = _jsonl(path)
+    file = find_jsonl(path)
     try:
         lines = file.read_text(encoding="utf-8").split("\n")  # other breaks may stand inside a text
     except UnicodeDecodeError as error:
@@ -99,7 +118,8 @@ def read_annotated(path: Path) -> tuple[Annotated, ...]:
     return tuple(examples)
 
 
-def _jsonl(path: Path) -> Path:
+def find_jsonl(path: Path) -> Path:
+    """A JSONL file itself, or the only one of a folder. Raises ValueError if there is none."""
     if path.is_file():
         return path
     found = sorted(path.glob("*.jsonl"))
@@ -111,29 +131,91 @@ def _jsonl(path: Path) -> Path:
 
 def _example(line: str, folder: Path, where: str) -> Annotated:
     fields = _object(line, where)
-    _check_names(fields, FIELDS, where)
-    names = _one_or_many(fields, "image", "images", where)
-    if not names:
-        raise ValueError(f'{where}: expected "image" or "images", got {_listed(fields)}')
-    if "prefix" in fields and "question" in fields:
-        raise ValueError(f'{where}: expected "prefix" (the whole prompt) or "question", got both')
+    check_names(fields, FIELDS, where)
+    names = one_or_many(fields, "image", "images", where)
+    if not names and "video" not in fields:
+        raise ValueError(f'{where}: expected "image", "images" or "video", got {_listed(fields)}')
+    if names and "video" in fields:
+        raise ValueError(f'{where}: expected pictures or "video", got both')
     images = tuple(folder / name for name in names)
-    sizes = [_size(image, where) for image in images]
-    suffixes = _one_or_many(fields, "suffix", "suffixes", where)
-    if not suffixes and "objects" not in fields:
-        raise ValueError(f'{where}: expected "suffix", "suffixes" or "objects" to compare with')
+    sizes = [_size(image, where) for image in images] or [(0, 0)]
+    texts = text_fields(fields, where)
+    if not (texts.keys() & {"suffixes", "captions", "snippets"}) and "objects" not in fields:
+        raise ValueError(
+            f'{where}: expected "suffix", "suffixes", "captions", "snippets" or "objects" to '
+            "compare with"
+        )
     text = partial(_text, fields, where=where)
     return Annotated(
         images,
         sizes[0],
         where,
-        text("prefix"),
-        text("question"),
-        suffixes,
-        _objects(fields.get("objects", []), folder, sizes[0], where),
-        text("group"),
-        text("set"),
+        objects=_objects(fields.get("objects", []), folder, sizes[0], where),
+        group=text("group"),
+        set=text("set"),
+        video=_video(text("video"), folder, where),
+        **texts,
     )
+
+
+def text_fields(fields: dict[str, Any], where: str) -> dict[str, Any]:
+    """The fields of `Annotated` that are texts, those that are given.
+
+    Raises ValueError, with `where`, for a value of another type, a prefix beside a question, or a
+    language that PaliGemma's grammar does not know.
+    """
+    if "prefix" in fields and "question" in fields:
+        raise ValueError(f'{where}: expected "prefix" (the whole prompt) or "question", got both')
+    found: dict[str, Any] = {
+        name: _text(fields, name, where)
+        for name in ("prefix", "question", "lang")
+        if name in fields
+    }
+    if "suffix" in fields or "suffixes" in fields:
+        found["suffixes"] = one_or_many(fields, "suffix", "suffixes", where)
+    for name in ("snippets", "absent"):
+        if name in fields:
+            found[name] = some_texts(fields[name], name, where)
+    if "captions" in fields:
+        value = fields["captions"]
+        if not isinstance(value, dict) or not value:
+            raise ValueError(f'{where}: expected {{"en": "a cat", …}} as "captions", got {value!r}')
+        found["captions"] = {
+            lang: some_texts(texts, f"captions.{lang}", where, single=True)
+            for lang, texts in value.items()
+        }
+    for lang in (found.get("lang"), *found.get("captions", ())):
+        if lang is not None:
+            try:
+                tasks.check_language(lang)
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from error
+    return found
+
+
+def read_frames(path: Path, where: str) -> list[np.ndarray]:
+    """All frames of a film, uint8 RGB [H, W, 3].
+
+    Raises ValueError, with `where`, if it can't be read.
+    """
+    import av
+    from av.error import FFmpegError
+
+    frames = []
+    try:
+        with av.open(str(path)) as film:
+            frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
+    except (FFmpegError, IndexError) as error:  # IndexError: sound without pictures
+        raise ValueError(f"{where}: {path} isn't a film that can be read ({error})") from error
+    if not frames:
+        raise ValueError(f"{where}: {path} has no frames")
+    return frames
+
+
+def _video(name: str | None, folder: Path, where: str) -> Path | None:
+    if name is not None and not (folder / name).is_file():
+        raise ValueError(f"{where}: no film at {folder / name}")
+    return None if name is None else folder / name
 
 
 def _object(line: str, where: str) -> dict[str, Any]:
@@ -153,7 +235,7 @@ def _object(line: str, where: str) -> dict[str, Any]:
     return value
 
 
-def _check_names(fields: dict[str, Any], known: Sequence[str], where: str) -> None:
+def check_names(fields: dict[str, Any], known: Sequence[str], where: str) -> None:
     for name in fields:
         if name not in known:
             close = get_close_matches(name, known, n=1)
@@ -161,19 +243,24 @@ def _check_names(fields: dict[str, Any], known: Sequence[str], where: str) -> No
             raise ValueError(f"{where}: unknown field {name!r}, {hint}")
 
 
-def _one_or_many(fields: dict[str, Any], one: str, many: str, where: str) -> tuple[str, ...]:
+def one_or_many(fields: dict[str, Any], one: str, many: str, where: str) -> tuple[str, ...]:
     """The texts of `one`, a text, or of `many`, a list of texts; none where both are missing."""
     if one in fields and many in fields:
         raise ValueError(f'{where}: expected "{one}" or "{many}", got both')
-    value = fields.get(many, [fields[one]] if one in fields else None)
-    if value is None:
-        return ()
-    if not isinstance(value, list) or not value or not all(isinstance(v, str) for v in value):
-        wanted = "a text" if one in fields else "a list of texts, at least one"
-        got = fields.get(one, fields.get(many))
-        raise ValueError(f'{where}: expected {wanted} as "{one if one in fields else many}", '
-                         f"got {got!r}")  # fmt: skip
-    return tuple(value)
+    if one in fields:
+        if not isinstance(fields[one], str):
+            raise ValueError(f'{where}: expected a text as "{one}", got {fields[one]!r}')
+        return (fields[one],)
+    return some_texts(fields[many], many, where) if many in fields else ()
+
+
+def some_texts(value: Any, name: str, where: str, single: bool = False) -> tuple[str, ...]:
+    """`value`, a list of at least one text, or with `single` a text alone too."""
+    texts = [value] if isinstance(value, str) and single else value
+    if not isinstance(texts, list) or not texts or not all(isinstance(v, str) for v in texts):
+        wanted = "a text or a list of them" if single else "a list of texts, at least one"
+        raise ValueError(f'{where}: expected {wanted} as "{name}", got {value!r}')
+    return tuple(texts)
 
 
 def _text(fields: dict[str, Any], name: str, where: str) -> str | None:
@@ -192,7 +279,7 @@ def _objects(
     objects = []
     for i, fields in enumerate(value):
         here = f"{where}: object {i}"
-        _check_names(fields, OBJECT_FIELDS, here)
+        check_names(fields, OBJECT_FIELDS, here)
         label, crowd = _text(fields, "label", here), fields.get("crowd", False)
         if not label or not isinstance(crowd, bool):
             raise ValueError(f'{here}: expected a text as "label" and true or false as "crowd"')
@@ -203,12 +290,12 @@ def _objects(
                 f"{here}: expected a mask of {size} pixels like the picture, got {got}"
             )
         objects.append(
-            AnnotatedObject(label, _box(fields.get("box"), size, here), mask_path, crowd)
+            AnnotatedObject(label, box_field(fields.get("box"), size, here), mask_path, crowd)
         )
     return tuple(objects)
 
 
-def _box(value: Any, size: tuple[int, int], where: str) -> tuple[float, float, float, float]:
+def box_field(value: Any, size: tuple[int, int], where: str) -> tuple[float, float, float, float]:
     numbers = isinstance(value, list) and all(type(v) in (int, float) for v in value)
     if not numbers or len(value) != 4:
         raise ValueError(f'{where}: expected "box" as four numbers [x0, y0, x1, y1], got {value!r}')

@@ -1,6 +1,6 @@
 """Questions about tabletop scenes with one right answer each, exact by construction.
 
-    colour     what colour is the leftmost square?              red
+    colour     what colours are the squares?                    cyan and red
     count      how many blue things are there?                  2
     presence   is there a red circle?                           no
     relation   is the red square left of the blue plate?        yes
@@ -41,14 +41,12 @@ def ask(scene: Scene, rng: np.random.Generator, kind: str | None = None) -> Ques
 
 
 def _colour(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
-    """Of the only thing of its shape, or of the outermost of several."""
+    """Of all things of one shape, in alphabetical order."""
     shape = scene.items[rng.integers(len(scene.items))].shape
-    alike = [i for i, item in enumerate(scene.items) if item.shape == shape]
-    if len(alike) == 1:
-        return f"what colour is the {shape}?", scene.items[alike[0]].colour
-    word, axis, sign = _OUTERMOST[rng.integers(len(_OUTERMOST))]
-    first = min(alike, key=lambda i: sign * scene.position[i][axis])
-    return f"what colour is the {word} {shape}?", scene.items[first].colour
+    colours = sorted(item.colour for item in scene.items if item.shape == shape)
+    if len(colours) == 1:
+        return f"what colour is the {shape}?", colours[0]
+    return f"what colours are the {shape}s?", f"{', '.join(colours[:-1])} and {colours[-1]}"
 
 
 def _count(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
@@ -93,7 +91,6 @@ def _relation(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
 
 
 _SIDES = (("left of", 0, 1), ("right of", 0, -1), ("above", 1, 1), ("below", 1, -1))
-_OUTERMOST = (("leftmost", 0, 1), ("rightmost", 0, -1))
 
 KINDS: dict[str, Callable[[Scene, np.random.Generator], tuple[str, str]]] = {
     "colour": _colour,

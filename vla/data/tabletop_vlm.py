@@ -27,9 +27,9 @@ from vla.data.tabletop_questions import ask
 from vla.data.tabletop_text import caption, everything, middle
 from vla.data.text import TextExample
 
-BINS = 128
+BINS = 96
 MASK_SIZE = 288  # pixels of the picture that masks are cut from
-SHARES = {"locate": 0.15, "detect": 0.2, "segment": 0.15, "question": 0.4, "caption": 0.1}
+SHARES = {"locate": 0.1, "detect": 0.25, "segment": 0.2, "question": 0.35, "caption": 0.1}
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def attention_maps(
     if not all(0 <= i < len(blocks) for i in chosen):
         raise ValueError(f"expected layers from 0 to {len(blocks) - 1}, got {list(chosen)}")
     horizon = model.config.expert.horizon
-    prefix = batch.images.shape[1] * model.config.backbone.vision.tokens + batch.tokens.shape[1]
+    prefix = batch.images.shape[1] * model.config.backbone.image_tokens + batch.tokens.shape[1]
     with _caught([blocks[i].attention for i in chosen], horizon, prefix) as caught:
         model.sample_actions(batch, noise, steps)
     share = torch.stack(caught).mean(0)  # [B, S]

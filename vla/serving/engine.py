@@ -29,7 +29,7 @@ class Engine:
     @property
     def resolution(self) -> int:
         """Side of the square that the model sees, in pixels."""
-        return self._model.config.vision.resolution
+        return self._model.config.resolution
 
     def prepare(self, image: np.ndarray) -> Any:
         """The model's square, which `batch_prompts` leaves as it is; the picture itself where that
@@ -38,7 +38,7 @@ class Engine:
         return square if square.dtype == np.uint8 else image
 
     def prompt_tokens(self, ask: Ask) -> int:
-        pictures = len(ask.images) * self._model.config.vision.tokens
+        pictures = len(ask.images) * self._model.config.image_tokens
         return pictures + len(self._tokenizer.prefix(ask.prompt))
 
     def text(self, ids: Sequence[int]) -> str:

@@ -1,7 +1,7 @@
 """What a training loop needs to know about the thing it trains, and nothing more."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,17 @@ class Microbatch:
 
     inputs: what `model(*inputs)` takes; each has `.to(device)`. size: number of samples, the weight
     of its mean loss among an update's micro-batches. samples: their names, for error messages.
+    counts: further numbers to report, such as rows that were cut. factor: of its loss. kind: a name
+    under which its loss is reported by itself too, `<kind>_loss`, without the factor.
     tokens: that the transformers read, padding left out, for the speed that is logged; 0: unknown.
     """
 
     inputs: tuple[Any, ...]
     size: int
     samples: Sequence[Any] = ()
+    counts: Mapping[str, float] = field(default_factory=dict)
+    factor: float = 1.0
+    kind: str = ""
     tokens: int = 0
 
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
@@ -13,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from backbone.lora import add_lora, merged, save_adapters
-from vla.config import RunConfig, as_dict, save_config
+from vla.config import RunConfig, as_dict, defaults, save_config
 from vla.training import checkpoint
 from vla.training.ema import Ema
 from vla.training.faults import NotFinite
@@ -161,7 +162,7 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
             if (path := trace.at(step)) is not None:
                 log.say(f"a trace is in {path}")
             rate = set_learning_rate(optimiser, config.optim, step, config.steps)
-            done = step + 1
+            done, kinds = step + 1, {}
             try:
                 loss, norm = update(
                     model,
@@ -172,6 +173,7 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
                     precision=config.precision,
                     clip=config.optim.clip,
                     world=world,
+                    kinds=kinds,
                 )
             except NotFinite as error:
                 path = keep(microbatches, folder / f"not_finite/{step}.{world.rank}.safetensors")
@@ -183,8 +185,11 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
                 if ema is not None:
                     ema.update(step)
                 seconds = time.perf_counter() - began
+                counts = Counter()
+                for microbatch in microbatches:  # this process's
+                    counts.update(microbatch.counts)
                 window.add(
-                    {"loss": loss, "grad_norm": norm},
+                    {"loss": loss, **kinds, "grad_norm": norm, **counts},
                     config.batch_size,
                     seconds,
                     tokens=world.size * sum(m.tokens for m in microbatches),
@@ -278,7 +283,7 @@ def _resume(
         return 0, Window(), 0
     path = checkpoints / str(step)
     saved = checkpoint.read_state(path)
-    _check_same(saved["config"], as_dict(config), path)
+    _check_same(saved["config"], config, path)
     if saved["step"] > config.steps:
         raise ValueError(
             f"{path} is past the {config.steps} steps of this run; raise steps, or train anew "
@@ -288,8 +293,9 @@ def _resume(
     return saved["step"], Window(saved["window"]), saved["skipped"]
 
 
-def _check_same(saved: dict, now: dict, path: Path) -> None:
-    before, after = _flat(saved), _flat(now)
+def _check_same(saved: dict, config: RunConfig, path: Path) -> None:
+    # a field that the run's version of this package didn't have yet was at its default
+    before, after = defaults(config) | _flat(saved), _flat(as_dict(config))
     changed = [
         f"{name}: {before.get(name, 'absent')} then, {after.get(name, 'absent')} now"
         for name in sorted(before.keys() | after.keys())

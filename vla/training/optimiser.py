@@ -1,15 +1,19 @@
-"""AdamW and Muon over what is trained, with a learning rate per part of the model."""
+"""AdamW, Adafactor and Muon over what is trained, with a rate and a curve per part."""
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from vla.config import OptimConfig
-from vla.training.schedule import learning_rate
+from vla.training.adafactor import Adafactor
+from vla.training.schedule import Schedule, learning_rate, multiplier
 
 __all__ = [
+    "BIG_VISION_DECAY",
     "Optimisers",
     "freeze",
     "make_optimiser",
@@ -17,6 +21,13 @@ __all__ = [
     "trained_parameters",
     "under",
 ]
+
+# What big_vision decays, by our names: kernels, which only the image encoder's and the connector's
+# matrices are called. Gemma's are "w", "linear", "input_embedding" there, and are not decayed.
+BIG_VISION_DECAY = (
+    r"(backbone\.)?(projector(\.fc\d)?|vision\.embedding|"
+    r"vision\.blocks\.\d+\.(\w+_proj|fc\d))\.weight"
+)
 
 
 def freeze(model: nn.Module, prefixes: Iterable[str]) -> None:
@@ -43,8 +54,12 @@ class Optimisers:
 
     @property
     def state(self) -> dict[Tensor, dict[str, Tensor]]:
-        """Live moments of every parameter."""
-        return {p: moments for part in self.parts for p, moments in part.state.items()}
+        """Live moments of every parameter; of those in eight bits, the numbers and their scales."""
+        return {
+            p: dict(pair for item in moments.items() for pair in _plain(*item))
+            for part in self.parts
+            for p, moments in part.state.items()
+        }
 
     def step(self) -> None:
         for part in self.parts:
@@ -55,47 +70,76 @@ class Optimisers:
             part.zero_grad()
 
 
-def make_optimiser(model: nn.Module, config: OptimConfig) -> Optimisers:
-    """AdamW over the trained parameters; each group carries `factor`, its share of the rate.
+def _plain(name: str, moment: Tensor) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(moment, DTensor) or not hasattr(moment, "__tensor_flatten__"):
+        yield name, moment
+        return
+    parts, _ = moment.__tensor_flatten__()  # pyright: ignore[reportAttributeAccessIssue]
+    yield from ((f"{name}.{part}", getattr(moment, part)) for part in parts)
 
-    Weight decay is decoupled and multiplied by the learning rate, as in optax. It applies to
-    parameters with at least `config.decay_min_dims` dimensions. Where several prefixes of
-    `config.lr_factors` match, the longest one holds.
+
+def make_optimiser(model: nn.Module, config: OptimConfig) -> Optimisers:
+    """What `config.method` names, over the trained parameters. Each group carries `factor`, its
+    share of the rate, and `schedule`, its curve (None: the config's own).
+
+    Weight decay is decoupled and multiplied by the learning rate, as in optax; without
+    `config.decay_by_rate` by the schedule alone, as in big_vision. It applies to parameters whose
+    name `config.decay` matches, or else to those with at least `config.decay_min_dims` dimensions.
+    Where several prefixes of `lr_factors` or `schedules` match, the longest one holds.
 
     With `config.muon_lr`, the matrices inside transformer blocks are trained by Muon instead
     (Jordan et al. 2024; torch's own), whose updates are orthogonal: a small model learned to see in
     half the steps with it.
     """
-    factors: dict[str, float] = {}
-    for prefix, factor in sorted(config.lr_factors, key=lambda item: len(item[0])):
-        factors |= {name: factor for name, _ in under(model, prefix)}
+    factors = _by_name(model, config.lr_factors)
+    schedules = _by_name(model, config.schedules)
     muon_share = 0.0 if config.muon_lr is None else config.muon_lr / config.lr
-    groups: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, float, bool, Schedule | None], list[nn.Parameter]] = {}
     for name, parameter in trained_parameters(model).items():
         matrix = muon_share > 0 and parameter.dim() == 2 and ".blocks." in name
         factor = factors.get(name, 1.0) * (muon_share if matrix else 1.0)
         decayed = parameter.dim() >= config.decay_min_dims
-        groups.setdefault((matrix, factor, decayed), []).append(parameter)
+        if config.decay is not None:
+            decayed = re.fullmatch(config.decay, name) is not None
+        key = (matrix, factor, decayed, schedules.get(name, config.schedule))
+        groups.setdefault(key, []).append(parameter)
     if not groups:
         raise ValueError("every parameter is frozen; remove something from `freeze`")
-    adamw, muon = (
+    others, muon = (
         [
             {
                 "params": parameters,
                 "factor": factor,
-                "weight_decay": config.weight_decay if decayed else 0.0,
+                "schedule": schedule,
+                "weight_decay": _decay(config, factor) if decayed else 0.0,
             }
-            for (matrix, factor, decayed), parameters in groups.items()
+            for (matrix, factor, decayed, schedule), parameters in groups.items()
             if matrix == wanted
         ]
         for wanted in (False, True)
     )
     parts = []
-    if adamw:
-        parts.append(_adamw(adamw, config))
+    if others:
+        make = {"adamw": _adamw, "adafactor": _adafactor, "adamw8bit": _adamw8bit}[config.method]
+        parts.append(make(others, config))
     if muon:
         parts.append(_muon(muon, config))
     return Optimisers(*parts)
+
+
+def _by_name[T](model: nn.Module, values: Iterable[tuple[str, T]]) -> dict[str, T]:
+    """The value of the longest prefix, by name of parameter."""
+    found: dict[str, T] = {}
+    for prefix, value in sorted(values, key=lambda item: len(item[0])):
+        found |= {name: value for name, _ in under(model, prefix)}
+    return found
+
+
+def _decay(config: OptimConfig, factor: float) -> float:
+    """Optimisers multiply it by the group's rate, which is lr · factor · schedule."""
+    if config.decay_by_rate:
+        return config.weight_decay
+    return config.weight_decay / (config.lr * factor)
 
 
 def _adamw(groups: list[dict], config: OptimConfig) -> torch.optim.AdamW:
@@ -106,6 +150,33 @@ def _adamw(groups: list[dict], config: OptimConfig) -> torch.optim.AdamW:
             "step": torch.zeros((), device=parameter.device),
             "exp_avg": torch.zeros_like(parameter),
             "exp_avg_sq": torch.zeros_like(parameter),
+        }
+    return adamw
+
+
+def _adafactor(groups: list[dict], config: OptimConfig) -> Adafactor:
+    momentum, beta2_cap = config.betas
+    return Adafactor(groups, config.lr, momentum, beta2_cap)
+
+
+def _adamw8bit(groups: list[dict], config: OptimConfig) -> torch.optim.Optimizer:
+    """AdamW with moments of eight bits, in blocks of 256 with a scale each (Dettmers et al.,
+    arXiv 2110.02861); tensors of fewer than 4096 elements keep theirs in float32."""
+    try:
+        from torchao.optim import AdamW8bit
+    except ImportError as error:
+        raise ImportError('optim.method "adamw8bit" needs torchao; install vla[lowbit]') from error
+    if any(isinstance(parameter, DTensor) for parameter in _parameters(groups)):
+        raise ValueError(
+            'optim.method "adamw8bit" is for one process; take "adamw", or "adafactor", which is '
+            "as small"
+        )
+    adamw = AdamW8bit(groups, lr=config.lr, betas=config.betas, eps=config.eps)
+    for parameter in _parameters(groups):
+        adamw.state[parameter] = {  # as above
+            "step": torch.tensor(0.0),
+            "exp_avg": adamw._new_buffer(parameter, True),
+            "exp_avg_sq": adamw._new_buffer(parameter, False),
         }
     return adamw
 
@@ -123,17 +194,27 @@ def _parameters(groups: list[dict]) -> list[nn.Parameter]:
 
 
 def set_learning_rate(optimiser: Optimisers, config: OptimConfig, step: int, steps: int) -> float:
-    """Set every group to the rate of `step` times its factor; returns the rate before factors."""
-    rate = learning_rate(
+    """Set every group to the rate of its schedule at `step`, times its factor; returns the rate
+    of the config's own schedule."""
+    for group in optimiser.param_groups:
+        rate = _rate(config, group["schedule"], step, steps) * group["factor"]
+        if isinstance(group["lr"], Tensor):  # torchao's, so that its compiled step stays as it is
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+    return _rate(config, config.schedule, step, steps)
+
+
+def _rate(config: OptimConfig, schedule: Schedule | None, step: int, steps: int) -> float:
+    if schedule is not None:
+        return config.lr * multiplier(schedule, step, steps)
+    return learning_rate(
         step,
         peak=config.lr,
         warmup=config.warmup,
         decay_steps=steps if config.decay_steps is None else config.decay_steps,
         end=config.end_lr,
     )
-    for group in optimiser.param_groups:
-        group["lr"] = rate * group["factor"]
-    return rate
 
 
 def under(model: nn.Module, prefix: str) -> list[tuple[str, nn.Parameter]]:

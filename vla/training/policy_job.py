@@ -36,7 +36,7 @@ from vla.training.sampler import (
 )
 from vla.training.world import ALONE, World
 
-__all__ = ["load_init", "policy_job"]
+__all__ = ["choose_tokenizer", "load_init", "policy_job"]
 
 
 def policy_job(config: TrainConfig, world: World = ALONE) -> Job:
@@ -67,7 +67,7 @@ def policy_job(config: TrainConfig, world: World = ALONE) -> Job:
             discrete_state=data.discrete_state,
         ),
         norm_stats(dataset, chosen),
-        _tokenizer(config),
+        choose_tokenizer(config),
     )
     chunk = (config.draws, sizes.expert.horizon, sizes.expert.action_dim)
     each = config.batch_size // config.accumulate
@@ -83,7 +83,7 @@ def policy_job(config: TrainConfig, world: World = ALONE) -> Job:
         read = seen.token_valid.sum() + seen.image_valid.sum() * sizes.backbone.vision.tokens
         suffix = sizes.expert.horizon + isinstance(sizes, Pi0Config)  # π0's has the state too
         tokens = int(read) + len(items) * config.draws * suffix
-        return Microbatch((seen, torch.from_numpy(noise), t), len(items), names, tokens)
+        return Microbatch((seen, torch.from_numpy(noise), t), len(items), names, tokens=tokens)
 
     def batch(step: int) -> list[Microbatch]:
         return [
@@ -153,7 +153,7 @@ def _demonstrations(config: TrainConfig, episodes: list[int]) -> Demonstrations:
         data.root,
         sizes.expert.horizon,
         data.cameras,
-        sizes.backbone.vision.resolution,
+        sizes.backbone.resolution,
         episodes,
         cache=data.cache,
         cache_gb=data.cache_gb,
@@ -162,6 +162,7 @@ def _demonstrations(config: TrainConfig, episodes: list[int]) -> Demonstrations:
     )
 
 
-def _tokenizer(config: TrainConfig) -> Tokenizer:
+def choose_tokenizer(config: TrainConfig) -> Tokenizer:
+    """What `config.data.tokenizer` names, or what stands beside `init`, or the small one."""
     source = config.data.tokenizer or config.init
     return Tokenizer.small() if source is None else Tokenizer.from_pretrained(source)

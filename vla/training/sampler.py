@@ -14,7 +14,10 @@ import numpy as np
 from vla.training.world import World
 
 __all__ = [
+    "CHOICE",
+    "MIXING",
     "ORDER",
+    "READING",
     "TRAIN_NOISE",
     "VALIDATION_NOISE",
     "draw",
@@ -25,7 +28,7 @@ __all__ = [
 ]
 
 # Names of independent random streams: the second word of the Philox key.
-ORDER, TRAIN_NOISE, VALIDATION_NOISE = 1, 2, 3
+ORDER, TRAIN_NOISE, VALIDATION_NOISE, CHOICE, READING, MIXING = 1, 2, 3, 4, 5, 6
 
 
 def stream(seed: int, purpose: int, position: int) -> np.random.Generator:

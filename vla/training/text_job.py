@@ -17,7 +17,7 @@ from backbone.tokenizer import Tokenizer
 from backbone.weights import load_weights
 from vla.config import RunConfig
 from vla.data.tabletop_text import TabletopText
-from vla.data.text import TextExample, collate_text
+from vla.data.text import TextExample, collate_text, tokens_read
 from vla.training.job import Job, Microbatch
 from vla.training.sampler import shares
 from vla.training.world import ALONE, World
@@ -79,7 +79,7 @@ class TextConfig(RunConfig):
     def unseen(self) -> Scenes:
         """A stream that training never draws from."""
         return TabletopText(
-            self.model.vision.resolution,
+            self.model.resolution,
             self.cameras,
             self.seed + HELD_OUT_SEED,
             standard=self.standard,
@@ -90,7 +90,7 @@ class TextConfig(RunConfig):
         mixed = min(max((step - self.seeing) / max(self.ramp, 1), 0.0), 1.0)
         count = len(self.cameras) if step > self.seeing and step % 2 == 0 else 1
         return TabletopText(
-            image_size=self.model.vision.resolution,
+            image_size=self.model.resolution,
             cameras=self.cameras[:count],
             seed=self.seed,
             locate=1 - 0.7 * mixed,
@@ -102,8 +102,8 @@ class TextConfig(RunConfig):
     ) -> list[Microbatch]:
         def microbatch(part: range) -> Microbatch:
             batch = collate_text([scenes[i] for i in part], tokenizer)
-            patches = batch.image_valid.sum() * self.model.vision.tokens
-            return Microbatch((batch,), len(part), part, int(batch.token_valid.sum() + patches))
+            tokens = tokens_read(batch, self.model.vision.tokens)
+            return Microbatch((batch,), len(part), part, tokens=tokens)
 
         parts = shares(step, self.batch_size, self.accumulate, world)
         return [microbatch(part) for part in parts]

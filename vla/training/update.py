@@ -25,11 +25,14 @@ def update(
     precision: str = "float32",
     clip: float | None = None,
     world: World = ALONE,
+    kinds: dict[str, float] | None = None,
 ) -> tuple[float, float]:
     """One update from all micro-batches together; returns (loss, gradient norm before clipping).
 
     The gradient is that of the mean loss over all samples, however they are divided, over
-    processes too: sharding averages gradients over these, which have equally many samples.
+    processes too: sharding averages gradients over these, which have equally many samples. A
+    micro-batch's `factor` multiplies its loss. kinds: gets the mean loss of each kind of
+    micro-batch that has a name, without factors.
     Raises NotFinite, in all processes and before weights or moments change, if the loss or the
     norm is not finite in one of them.
     """
@@ -44,8 +47,22 @@ def update(
     _check_finite(step, each, norm, microbatches, every)
     optimiser.step()
     sizes = [m.size for m in microbatches]
-    means = [sum(x * n for x, n in zip(e, sizes, strict=False)) / sum(sizes) for e in every]
+    factors = [m.factor for m in microbatches]
+    losses = [[x * f for x, f in zip(e, factors, strict=False)] for e in every]
+    means = [sum(x * n for x, n in zip(e, sizes, strict=True)) / sum(sizes) for e in losses]
+    if kinds is not None:
+        kinds |= _by_kind(microbatches, every)
     return sum(means) / len(means), norm
+
+
+def _by_kind(microbatches: Sequence[Microbatch], every: list[list[float]]) -> dict[str, float]:
+    """The mean loss over the samples of each kind, `<kind>_loss`, over processes too."""
+    found = {}
+    for kind in dict.fromkeys(m.kind for m in microbatches if m.kind):
+        those = [(i, m.size) for i, m in enumerate(microbatches) if m.kind == kind]
+        total = len(every) * sum(size for _, size in those)
+        found[f"{kind}_loss"] = sum(e[i] * size for e in every for i, size in those) / total
+    return found
 
 
 @torch.no_grad()
@@ -106,7 +123,7 @@ def _backward(
     losses = []
     for microbatch in microbatches:
         loss = _loss(model, microbatch, device, precision)
-        (loss * (microbatch.size / total)).backward()
+        (loss * (microbatch.factor * microbatch.size / total)).backward()
         losses.append(loss.detach())
     return losses
 

@@ -80,5 +80,5 @@ def _shapes(value: Any) -> Any:
     if isinstance(value, Tensor):
         return tuple(value.shape)
     if is_dataclass(value):
-        return tuple(_shapes(getattr(value, field.name)) for field in fields(value))
+        return type(value), *(_shapes(getattr(value, field.name)) for field in fields(value))
     return None

@@ -61,10 +61,10 @@ class VLMConfig(TextConfig):
 
     def unseen(self) -> Scenes:
         seed = self.seed + HELD_OUT_SEED
-        return TabletopVLM(self.model.vision.resolution, self.codec, seed)
+        return TabletopVLM(self.model.resolution, self.codec, seed)
 
     def scenes(self, step: int) -> Scenes:
-        all_tasks = TabletopVLM(self.model.vision.resolution, self.codec, self.seed)
+        all_tasks = TabletopVLM(self.model.resolution, self.codec, self.seed)
         mixed = min(max((step - self.seeing) / max(self.ramp, 1), 0.0), 1.0)
         shares = {task: mixed * share for task, share in all_tasks.shares.items()}
         shares["locate"] += 1 - mixed

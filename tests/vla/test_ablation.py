@@ -1,0 +1,120 @@
+"""Ablations: what each variant changes, and a switch from end to end."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from backbone.gemma_alone import GemmaAlone, save_gemma
+from backbone.paligemma import PALIGEMMA_SMALL, PaliGemma
+from backbone.pretrained import save_pretrained
+from backbone.siglip_pair import SigLIPPair, SigLIPPairConfig, save_siglip
+from backbone.tokenizer import Tokenizer
+from vla.ablation.run import ablate, table
+from vla.ablation.switches import SWITCHES, Sources, variants
+from vla.cli import main
+from vla.training.optimiser import freeze, make_optimiser
+
+FIELDS = ("--batch-size", "2", "--device", "cpu", "--eval-batches", "1")
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory) -> Sources:
+    folder = tmp_path_factory.mktemp("sources")
+    torch.manual_seed(0)
+    tokenizer = Tokenizer.small()
+    pair = SigLIPPairConfig(PALIGEMMA_SMALL.vision, PALIGEMMA_SMALL.vocab, 1, 16)
+    save_siglip(SigLIPPair(pair), folder / "siglip")
+    gemma = GemmaAlone(PALIGEMMA_SMALL.language, PALIGEMMA_SMALL.vocab - 1152)
+    save_gemma(gemma, folder / "gemma")
+    tokenizer.save(folder / "gemma")
+    save_pretrained(PaliGemma(PALIGEMMA_SMALL), tokenizer, folder / "init")
+    return Sources(folder / "siglip", folder / "gemma", folder / "init")
+
+
+def test_every_switch_of_the_paper_is_there():
+    wanted = {"ar_mask", "loss", "freeze", "connector", "encoder", "vision_warmup", "resolution"}
+    assert wanted | {"task_prefix", "new_rows", "duration"} == set(SWITCHES)
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_variants_differ_and_each_gives_a_loss(name, sources):
+    runs = variants(name, sources, 8)
+    assert len(runs) >= 2
+    configs = list(runs.values())
+    assert all(a != b for i, a in enumerate(configs) for b in configs[:i])
+    for variant, config in runs.items():
+        if name in ("freeze", "duration") and variant not in ("TT", "FF", "RR"):
+            continue
+        torch.manual_seed(0)
+        job = config.job()
+        [microbatch] = config.__class__(**{**vars(config), "batch_size": 1}).job().batch(0)
+        with torch.no_grad():
+            assert job.model(*microbatch.inputs).isfinite(), variant
+        freeze(job.model, config.freeze)
+        make_optimiser(job.model, config.optim)
+
+
+def test_the_freeze_matrix_freezes_and_resets_what_its_letters_say(sources):
+    runs = variants("freeze", sources, 8)
+    assert runs["TF"].freeze == ("vision",)
+    assert runs["FT"].freeze == ("language", "embedding")
+    assert runs["RT"].fresh == ("language", "embedding")
+    assert runs["TR"].fresh == ("vision",)
+    assert runs["FF"].freeze == ("language", "embedding", "vision")
+    assert runs["FF"].optim.schedules == ()
+
+
+def test_resolutions_have_as_many_tokens_as_they_should(sources):
+    runs = variants("resolution", sources, 8)
+    tokens = {name: run.model.image_tokens for name, run in runs.items()}
+    assert tokens == {"144": 144, "72": 36, "72 enlarged to 144": 144, "144 in four windows": 144}
+    assert {r.model.resolution for n, r in runs.items() if n != "72"} == {144}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_switch_is_trained_scored_drawn_and_not_trained_again(sources, tmp_path, monkeypatch):
+    options = {"sources": sources, "steps": 2, "seeds": 2, "examples": 2, "overrides": FIELDS}
+    rows = ablate("connector", tmp_path, **options)
+    assert [row["variant"] for row in rows] == ["linear", "MLP"]
+    assert all(row["seeds"] == 2 for row in rows)
+    loss = rows[0]["answer loss"]
+    assert loss["mean"] == pytest.approx(sum(loss["values"]) / 2)
+    assert loss["spread"] == pytest.approx(abs(loss["values"][0] - loss["values"][1]) / 2**0.5)
+    assert json.loads((tmp_path / "ablation.json").read_text())["rows"] == rows
+    assert (tmp_path / "ablation.md").read_text() == table(rows)
+    assert (tmp_path / "ablation.png").read_bytes().startswith(b"\x89PNG")
+    monkeypatch.setattr("vla.ablation.run.train", None)  # a call would fail
+    assert ablate("connector", tmp_path, **options) == rows
+
+
+def test_a_table_tells_mean_and_spread_and_what_is_missing():
+    rows = [
+        {"variant": "a", "seeds": 2, "loss": {"mean": 1.5, "spread": 0.25}},
+        {"variant": "b", "seeds": 1, "loss": {"mean": 2.0, "spread": None}},
+        {"variant": "c", "seeds": 0},
+    ]
+    assert table(rows).splitlines() == [
+        "|  | seeds | loss |",
+        "| --- | --- | --- |",
+        "| a | 2 | 1.500 ± 0.250 |",
+        "| b | 1 | 2.000 |",
+        "| c | 0 | not run |",
+    ]
+
+
+def test_without_time_nothing_is_started(sources, tmp_path):
+    with pytest.raises(ValueError, match="no run fits into 0 minutes"):
+        ablate("connector", tmp_path, sources=sources, steps=2, minutes=0, overrides=FIELDS)
+
+
+def test_an_unknown_switch_and_a_missing_start_are_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="no switch 'conector'; did you mean connector"):
+        variants("conector", Sources(), 8)
+    with pytest.raises(SystemExit, match="2"):
+        main(["ablate", "connector"])
+    error = capsys.readouterr().err
+    assert error.startswith("error: nothing at outputs/paligemma_small/stage0/siglip, where runs")
+    assert not list(Path().iterdir())

@@ -1,0 +1,99 @@
+"""Train a small SigLIP on pictures of the tabletop and their captions: stage 0's image encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from backbone.initialise import order_patches
+from backbone.siglip_pair import PairBatch, SigLIPPair, SigLIPPairConfig, save_siglip
+from backbone.tokenizer import Tokenizer
+from vla.config import RunConfig
+from vla.data.tabletop_vlm import TabletopVLM
+from vla.training.job import Job, Microbatch
+from vla.training.sampler import shares
+from vla.training.text_job import HELD_OUT_SEED, Scenes
+from vla.training.world import ALONE, World
+
+__all__ = ["SigLIPTrainConfig", "pairs"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SigLIPTrainConfig(RunConfig):
+    """A SigLIP trained from nothing on captions of scenes. The result, a folder `siglip` with the
+    tokenizer, is a `SiglipModel` of Hugging Face, and what `StageConfig.siglip` starts from.
+
+    The loss compares within a micro-batch, so the batch is not divided: one process, no
+    accumulation. Captions that say the same of two scenes count as a mismatch, as in SigLIP.
+    """
+
+    model: SigLIPPairConfig
+    easy: float = 0.1  # share of scenes of the easier level
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.accumulate > 1:
+            raise ValueError(
+                f"accumulate is {self.accumulate}, but each picture is compared with all texts of "
+                "its micro-batch; set accumulate=1"
+            )
+
+    def job(self, world: World = ALONE) -> Job:
+        if world.size > 1:
+            raise ValueError(
+                f"{world.size} processes would divide the batch that the loss compares within; "
+                "train a SigLIP in one"
+            )
+        tokenizer = Tokenizer.small()
+        if tokenizer.vocab_size > self.model.vocab:
+            raise ValueError(
+                f"model.vocab is {self.model.vocab} but the tokenizer has {tokenizer.vocab_size} "
+                f"ids; set model.vocab={tokenizer.vocab_size}"
+            )
+        model = SigLIPPair(self.model)
+        order_patches(model.vision)
+
+        def microbatches(scenes: Scenes, step: int) -> list[Microbatch]:
+            parts = shares(step, self.batch_size, 1, ALONE)
+            return [
+                Microbatch((pairs(scenes, part, tokenizer, self.model.text_length),), len(part))
+                for part in parts
+            ]
+
+        def held_out() -> Iterator[Microbatch]:
+            for step in range(self.eval_batches):
+                yield from microbatches(self.captions(self.seed + HELD_OUT_SEED), step)
+
+        def save(model: nn.Module, folder: Path) -> None:
+            assert isinstance(model, SigLIPPair)
+            save_siglip(model, folder)
+            tokenizer.save(folder)
+
+        return Job(
+            model,
+            batch=lambda step: microbatches(self.captions(self.seed), step),
+            save=save,
+            held_out=held_out,
+            result="siglip",
+        )
+
+    def captions(self, seed: int) -> Scenes:
+        """Scenes of which a caption is told; the i-th is always the same."""
+        size = self.model.vision.resolution
+        return TabletopVLM(size, seed=seed, easy=self.easy, shares={"caption": 1.0})
+
+
+def pairs(scenes: Scenes, part: Sequence[int], tokenizer: Tokenizer, length: int) -> PairBatch:
+    """Pictures and captions at these positions; captions are cut at, or padded to, `length`."""
+    examples = [scenes[i] for i in part]
+    tokens = torch.full((len(examples), length), tokenizer.eos)
+    for row, example in enumerate(examples):
+        ids = tokenizer.encode(example.answer)[:length]
+        tokens[row, : len(ids)] = torch.tensor(ids)
+    images = torch.from_numpy(np.stack([e.images[0] for e in examples])).permute(0, 3, 1, 2)
+    return PairBatch(images, tokens)
