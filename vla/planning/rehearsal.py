@@ -6,6 +6,7 @@ will be run. Only what kernels need inside themselves is not seen.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -85,12 +86,9 @@ def rehearse(
 def count_flops(model: nn.Module, inputs: Sequence[Any]) -> float:
     """FLOPs of a forward and backward pass of `model`, whose parameters are on the meta device, on
     tensors with the shapes of `inputs`, which are only looked at."""
-    with fake() as device:
-        model.to_empty(device=device)
-        with Work() as work:
-            model(*(x.to(device) for x in inputs)).backward()
-        model.zero_grad()
-        model.to_empty(device="meta")
+    model = copy.deepcopy(model)
+    with fake() as device, Work() as work:
+        model.to_empty(device=device)(*(x.to(device) for x in inputs)).backward()
     return work.flops
 
 
