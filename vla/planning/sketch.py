@@ -55,7 +55,7 @@ def sketch(config: RunConfig, cameras: int | None = None, text: int | None = Non
     if isinstance(config, TextConfig | StageConfig):
         paligemma = config.model
         cameras = cameras or (len(config.cameras) if isinstance(config, TextConfig) else 1)
-        text = text or getattr(config, "text_length", None) or TEXT
+        text = text or (config.text_length if isinstance(config, StageConfig) else None) or TEXT
         return Sketch(
             lambda: PaliGemma(paligemma),
             lambda batch: (_text_batch(paligemma, batch, cameras, text),),
