@@ -5,6 +5,11 @@
     torchrun --nproc-per-node 8 -m vla train configs/pi0_full.py --data.root DATASET
 
 PI0_BASE is LeRobot's `pi0` or openpi's `pi0_base`, PyTorch or JAX.
+The plan says: 23.8 GB of each GPU at 4 samples at once with nothing recomputed (state 7.9,
+activations 13.8), 12.1 GB with `--parallel.recompute 1`; room for 19 or 196 samples on each; 11.5
+TFLOP a sample, so 274 samples/s at 40 % MFU of H100s. One GPU of 80 GB holds the state (63 GB) and
+51 samples at once where every block is recomputed. None of it has been run.
+
 Optimiser, schedule, batch and average are openpi's (`training/config.py`, fine-tuning of π0).
 """
 

@@ -14,6 +14,7 @@ def add_bench(commands) -> argparse.ArgumentParser:
     )
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     _add_vlm(kinds)
+    _add_train(kinds)
     return parser
 
 
@@ -46,4 +47,67 @@ def _run_vlm(args: argparse.Namespace) -> None:
     sizes, side = SIZES[args.size]
     device = as_device(args.device)
     result = bench_vlm(sizes, side, device=device, repeats=args.repeats, tokens=args.tokens)
+    print(json.dumps(result.as_json(), indent=2) if args.json else result)
+
+
+def _add_train(kinds) -> None:
+    parser = kinds.add_parser(
+        "train",
+        help="a training step of π0, beside LeRobot's",
+        description="Time a training step of π0 (forward, backward, clipping, AdamW) with and "
+        "without recomputed activations, and its memory, beside LeRobot's π0 in the same sizes. "
+        "For the full size on one card: --size full --device cuda --precision bfloat16 "
+        "--recompute 1 --alone, with --mode lora or expert, or full with --optimiser adamw8bit.",
+    )
+    parser.add_argument(
+        "--size",
+        choices=("toy", "S", "M", "full"),
+        default="S",
+        help="44 million parameters, 240 million, π0's 3.2 billion (default: S)",
+    )
+    parser.add_argument("--device", default="cpu", help="such as cuda (default: cpu)")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument(
+        "--mode",
+        choices=("full", "lora", "expert"),
+        default="full",
+        help="what learns: everything, adapters of rank 16, the expert (default: full)",
+    )
+    parser.add_argument(
+        "--optimiser", choices=("adamw", "adamw8bit", "adafactor"), default="adamw", help="ours"
+    )
+    parser.add_argument("--batch", type=positive, default=2, metavar="N", help="default: 2")
+    parser.add_argument("--cameras", type=positive, default=2, metavar="N", help="default: 2")
+    parser.add_argument("--repeats", type=positive, default=3, metavar="N", help="default: 3")
+    parser.add_argument(
+        "--recompute",
+        type=positive,
+        metavar="N",
+        help="every so-manieth block's activations; default: none, and beside it every block's",
+    )
+    parser.add_argument("--compile", action="store_true", help="our blocks, by torch.compile")
+    parser.add_argument("--alone", action="store_true", help="without LeRobot's")
+    parser.add_argument("--json", action="store_true", help="print JSON, times in seconds")
+    parser.set_defaults(run=_run_train)
+
+
+def _run_train(args: argparse.Namespace) -> None:
+    import json
+
+    from vla.bench.train import bench_train
+    from vla.vlm_commands import as_device
+
+    result = bench_train(
+        args.size,
+        device=as_device(args.device),
+        precision=args.precision,
+        mode=args.mode,
+        method=args.optimiser,
+        batch=args.batch,
+        cameras=args.cameras,
+        repeats=args.repeats,
+        recompute=args.recompute,
+        compile=args.compile,
+        theirs=not args.alone,
+    )
     print(json.dumps(result.as_json(), indent=2) if args.json else result)

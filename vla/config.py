@@ -143,6 +143,10 @@ class RunConfig:
     keep_every: int | None = None  # steps; checkpoints of their multiples are kept for good
     skip_not_finite: int = 0  # steps that may be left out because a loss or gradient is not finite
     tensorboard: bool = True
+    trackers: tuple[Literal["wandb", "trackio"], ...] = ()  # services that get all that is logged
+    project: str = "vla"  # of trackers
+    trace: tuple[int, int] | None = None  # first step, and the one after the last, to profile
+    peak_tflops: float | None = None  # of a card, for MFU; None: of those that are known
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "accumulate", "log_every", "eval_every", "save_every"):
@@ -154,6 +158,10 @@ class RunConfig:
             raise ValueError(f"keep_every is {self.keep_every}; give steps, 1 or more, or None")
         if self.skip_not_finite < 0:
             raise ValueError(f"skip_not_finite is {self.skip_not_finite}; it must be 0 or more")
+        if self.trace is not None and not 0 <= self.trace[0] < self.trace[1]:
+            raise ValueError(f"trace is {self.trace}; give a first step and a later one, or None")
+        if self.peak_tflops is not None and self.peak_tflops <= 0:
+            raise ValueError(f"peak_tflops is {self.peak_tflops}; it must be above 0, or None")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; it must be 0 or more")
         if self.batch_size % self.accumulate:

@@ -35,7 +35,10 @@ def metrics(folder: Path) -> list[dict]:
     """Reports without the one value that depends on the clock."""
     lines = (folder / METRICS).read_text(encoding="utf-8").splitlines()
     reports = [json.loads(line) for line in lines]
-    return [{k: v for k, v in r.items() if k != "samples_per_second"} for r in reports]
+    return [
+        {k: v for k, v in r.items() if k not in ("samples_per_second", "data_wait")}
+        for r in reports
+    ]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -94,6 +94,11 @@ def collate_text(
     )
 
 
+def tokens_read(batch: TextBatch, patches: int) -> int:
+    """Tokens that the language model reads, padding left out; patches: of an image."""
+    return int(batch.token_valid.sum() + batch.image_valid.sum() * patches)
+
+
 def cut_rows(
     examples: Sequence[TextExample], batch: TextBatch, tokenizer: Tokenizer
 ) -> dict[str, float]:

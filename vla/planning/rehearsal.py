@@ -6,6 +6,7 @@ will be run. Only what kernels need inside themselves is not seen.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from vla.planning.work import Work
 from vla.training.optimiser import trained_parameters
 from vla.training.parallel import blocks, recompute
 
-__all__ = ["Rehearsal", "fake", "rehearse", "tell_batch"]
+__all__ = ["Rehearsal", "count_flops", "fake", "rehearse", "tell_batch"]
 
 BATCHES = (10_007, 10_009, 10_037)  # primes, larger than what models have many of
 
@@ -80,6 +81,15 @@ def rehearse(
         backward.flops / batch,
         tuple(unused),
     )
+
+
+def count_flops(model: nn.Module, inputs: Sequence[Any]) -> float:
+    """FLOPs of a forward and backward pass of `model`, whose parameters are on the meta device, on
+    tensors with the shapes of `inputs`, which are only looked at."""
+    model = copy.deepcopy(model)
+    with fake() as device, Work() as work:
+        model.to_empty(device=device)(*(x.to(device) for x in inputs)).backward()
+    return work.flops
 
 
 @contextmanager

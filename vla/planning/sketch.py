@@ -15,6 +15,7 @@ from vla.batch import Batch
 from vla.config import RunConfig, TrainConfig
 from vla.model import ModelConfig, build
 from vla.policy_config import PROMPT_LENGTHS
+from vla.training.stage_job import StageConfig
 from vla.training.text_job import TextConfig
 
 __all__ = ["Sketch", "sketch"]
@@ -51,9 +52,10 @@ def sketch(config: RunConfig, cameras: int | None = None, text: int | None = Non
             cameras,
             text,
         )
-    if isinstance(config, TextConfig):
+    if isinstance(config, TextConfig | StageConfig):
         paligemma = config.model
-        cameras, text = cameras or len(config.cameras), text or TEXT
+        cameras = cameras or (len(config.cameras) if isinstance(config, TextConfig) else 1)
+        text = text or (config.text_length if isinstance(config, StageConfig) else None) or TEXT
         return Sketch(
             lambda: PaliGemma(paligemma),
             lambda batch: (_text_batch(paligemma, batch, cameras, text),),
@@ -62,7 +64,7 @@ def sketch(config: RunConfig, cameras: int | None = None, text: int | None = Non
         )
     raise ValueError(
         f"a {type(config).__name__} can't be planned; expected the TrainConfig of a policy, or the "
-        "TextConfig or VLMConfig of a PaliGemma"
+        "TextConfig, VLMConfig or StageConfig of a PaliGemma"
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from backbone.tokenizer import Tokenizer
 from vla.config import TrainConfig
 from vla.data.image_text.mixture import Mixture, MixtureData
-from vla.data.text import TextRoom, collate_text, cut_rows
+from vla.data.text import TextRoom, collate_text, cut_rows, tokens_read
 from vla.pi0 import Pi0
 from vla.pi05 import Pi05
 from vla.training.faults import BadData
@@ -93,4 +93,5 @@ class CoTrainConfig(TrainConfig):
             cut_rows(rows, batch, tokenizer),
             factor,
             TEXT,
+            tokens_read(batch, self.model.backbone.vision.tokens),
         )

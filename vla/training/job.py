@@ -18,6 +18,7 @@ class Microbatch:
     of its mean loss among an update's micro-batches. samples: their names, for error messages.
     counts: further numbers to report, such as rows that were cut. factor: of its loss. kind: a name
     under which its loss is reported by itself too, `<kind>_loss`, without the factor.
+    tokens: that the transformers read, padding left out, for the speed that is logged; 0: unknown.
     """
 
     inputs: tuple[Any, ...]
@@ -26,6 +27,7 @@ class Microbatch:
     counts: Mapping[str, float] = field(default_factory=dict)
     factor: float = 1.0
     kind: str = ""
+    tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a run reports: a line of JSON, TensorBoard and a progress bar."""
+"""What a run reports: a line of JSON, TensorBoard, trackers and a progress bar."""
 
 import json
 import os
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+from vla.training.trackers import Trackers
 
 __all__ = ["METRICS", "Log", "Window"]
 
@@ -19,21 +21,43 @@ class Window:
 
     def __init__(self, sums: Mapping[str, float] | None = None):
         self.sums: dict[str, float] = dict(sums or {})
-        self._samples, self._seconds = 0, 0.0
+        self._samples = self._tokens = 0
+        self._seconds = self._waiting = self._flops = 0.0
 
-    def add(self, values: Mapping[str, float], samples: int, seconds: float) -> None:
-        """One update: its values, how many samples it saw and how long it took."""
+    def add(
+        self,
+        values: Mapping[str, float],
+        samples: int,
+        seconds: float,
+        *,
+        tokens: int = 0,
+        waiting: float = 0.0,
+        flops: float = 0.0,
+    ) -> None:
+        """One update: its values, the samples and tokens it saw, how long it took, how much of that
+        was waiting for data, and one card's FLOPs."""
         for name, value in {**values, "updates": 1}.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         self._samples += samples
+        self._tokens += tokens
         self._seconds += seconds
+        self._waiting += waiting
+        self._flops += flops
 
-    def means(self) -> dict[str, float]:
-        """Mean of each value, and samples_per_second of the updates since the start of the window
-        or of the process."""
+    def means(self, peak: float | None = None) -> dict[str, float]:
+        """Mean of each value, and of the updates since the start of the window or of the process:
+        samples_per_second, tokens_per_second where tokens are known, data_wait (share of the time),
+        and mfu where a card's `peak`, TFLOP/s, is."""
         updates = self.sums["updates"]
         means = {name: total / updates for name, total in self.sums.items() if name != "updates"}
-        return means | {"samples_per_second": self._samples / max(self._seconds, 1e-9)}
+        seconds = max(self._seconds, 1e-9)
+        means["samples_per_second"] = self._samples / seconds
+        if self._tokens:
+            means["tokens_per_second"] = self._tokens / seconds
+        means["data_wait"] = self._waiting / seconds
+        if peak is not None:
+            means["mfu"] = self._flops / (seconds * peak * 1e12)
+        return means
 
 
 class Log:
@@ -44,7 +68,16 @@ class Log:
     folder None: write and show nothing, as all processes of a run do but the first.
     """
 
-    def __init__(self, folder: Path | None, *, start: int, steps: int, tensorboard: bool):
+    def __init__(
+        self,
+        folder: Path | None,
+        *,
+        start: int,
+        steps: int,
+        tensorboard: bool,
+        trackers: Trackers | None = None,
+    ):
+        self._trackers = trackers
         self._silent, path = folder is None, Path(os.devnull)
         self._board = None
         if folder is not None:
@@ -67,6 +100,8 @@ class Log:
         self._file.close()
         if self._board is not None:
             self._board.close()
+        if self._trackers is not None:
+            self._trackers.close()
 
     def advance(self) -> None:
         """One update is done."""
@@ -79,6 +114,8 @@ class Log:
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
+        if self._trackers is not None:
+            self._trackers.report(step, values)
         short = {name: f"{value:.4g}" for name, value in values.items()}
         if self._bar.disable:
             self.say(f"step {step}: " + ", ".join(f"{k} {v}" for k, v in short.items()))

@@ -26,7 +26,10 @@ from vla.training.parallel import ParallelConfig, outline, parallelise, whole
 from vla.training.replay import keep
 from vla.training.spikes import Spikes
 from vla.training.state import TrainState
+from vla.training.trace import Trace
+from vla.training.trackers import Trackers
 from vla.training.update import freeze_unused, update, validation_loss
+from vla.training.utilisation import Utilisation
 from vla.training.world import World, joined
 
 __all__ = ["train"]
@@ -40,6 +43,10 @@ FREE_ON_RESUME = {
     "keep",
     "keep_every",
     "tensorboard",
+    "trackers",
+    "project",
+    "trace",
+    "peak_tflops",
 } | {
     *(f"{what}_every" for what in ("log", "eval", "save")),
     *(f"parallel.{field.name}" for field in fields(ParallelConfig)),
@@ -86,6 +93,7 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
     if config.lora is not None:
         add_lora(model, config.lora)
     unused = freeze_unused(model, job.batch(0), device, config.precision, world)
+    usage = Utilisation.on(device, model, config.peak_tflops)
     empty = None if world.size == 1 else outline(model)
     parallelise(model, config.parallel, world, device, config.precision)
     optimiser = make_optimiser(model, config.optim)
@@ -131,6 +139,9 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
             world=world,
         )
 
+    trackers = None
+    if world.first and config.trackers:
+        trackers = Trackers(config.trackers, folder, config.project, as_dict(config))
     with (
         Interrupt() as interrupt,
         Log(
@@ -138,13 +149,18 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
             start=start,
             steps=config.steps,
             tensorboard=config.tensorboard,
+            trackers=trackers,
         ) as log,
+        Trace(config.trace, folder, world.rank) as trace,
     ):
         if unused:
             log.say(f"left out of training, no gradient reaches them: {', '.join(unused)}")
         spikes = Spikes()
         began = time.perf_counter()
         for step, microbatches in _prepared(job, config, start):
+            waiting = time.perf_counter() - began
+            if (path := trace.at(step)) is not None:
+                log.say(f"a trace is in {path}")
             rate = set_learning_rate(optimiser, config.optim, step, config.steps)
             done, kinds = step + 1, {}
             try:
@@ -173,14 +189,19 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
                 for microbatch in microbatches:  # this process's
                     counts.update(microbatch.counts)
                 window.add(
-                    {"loss": loss, **kinds, "grad_norm": norm, **counts}, config.batch_size, seconds
+                    {"loss": loss, **kinds, "grad_norm": norm, **counts},
+                    config.batch_size,
+                    seconds,
+                    tokens=world.size * sum(m.tokens for m in microbatches),
+                    waiting=waiting,
+                    flops=usage.work(microbatches),
                 )
                 if spikes.add(loss):
                     log.say(f"the loss of step {step} stands out: {loss:.4g}, norm {norm:.4g}")
 
             values = {}
             if (done % config.log_every == 0 or done == config.steps) and window.sums:
-                values |= {**window.means(), "lr": rate}
+                values |= {**window.means(usage.peak), "lr": rate}
                 window = Window()
             if job.held_out and (done % config.eval_every == 0 or done == config.steps):
                 with _averaged(ema):

@@ -19,7 +19,7 @@ from vla.data.dataset import open_dataset
 from vla.data.demonstrations import Demonstrations, split
 from vla.data.stats import norm_stats
 from vla.model import Model, build
-from vla.pi0 import Pi0
+from vla.pi0 import Pi0, Pi0Config
 from vla.pi05 import Pi05
 from vla.policy import WEIGHTS, Policy
 from vla.policy_config import MODEL_TYPES, PROMPT_LENGTHS, PolicyConfig
@@ -79,7 +79,11 @@ def policy_job(config: TrainConfig, world: World = ALONE) -> Job:
         noise, uniform = draw(config.seed, where, chunk, purpose=purpose)
         t = sample_time(torch.from_numpy(uniform)).float()
         names = [f"episode {item['episode']} frame {item['frame']}" for item in items]
-        return Microbatch((processor.collate(items), torch.from_numpy(noise), t), len(items), names)
+        seen = processor.collate(items)
+        read = seen.token_valid.sum() + seen.image_valid.sum() * sizes.backbone.vision.tokens
+        suffix = sizes.expert.horizon + isinstance(sizes, Pi0Config)  # π0's has the state too
+        tokens = int(read) + len(items) * config.draws * suffix
+        return Microbatch((seen, torch.from_numpy(noise), t), len(items), names, tokens=tokens)
 
     def batch(step: int) -> list[Microbatch]:
         return [

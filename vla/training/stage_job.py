@@ -24,7 +24,7 @@ from backbone.weights import check_fit, shapes_of
 from vla.config import RunConfig
 from vla.data.examples import Examples, JsonlData, TabletopData
 from vla.data.image_text.mixture import MixtureData
-from vla.data.text import TextExample, TextRoom, collate_text, cut_rows, without_task
+from vla.data.text import TextExample, TextRoom, collate_text, cut_rows, tokens_read, without_task
 from vla.training.faults import BadData
 from vla.training.job import Job, Microbatch
 from vla.training.optimiser import under
@@ -162,7 +162,8 @@ class StageConfig(RunConfig):
             batch = replace(batch, counted=batch.token_valid)
         counts = {} if self.text_length is None else cut_rows(examples, batch, tokenizer)
         names = [e.where or position for e, position in zip(examples, part, strict=True)]
-        return Microbatch((batch, *extra), len(part), names, counts)
+        tokens = tokens_read(batch, self.model.vision.tokens)
+        return Microbatch((batch, *extra), len(part), names, counts, tokens=tokens)
 
 
 def started(config: StageConfig, tokenizer: Tokenizer) -> PaliGemma:

@@ -17,7 +17,7 @@ from backbone.tokenizer import Tokenizer
 from backbone.weights import load_weights
 from vla.config import RunConfig
 from vla.data.tabletop_text import TabletopText
-from vla.data.text import TextExample, collate_text
+from vla.data.text import TextExample, collate_text, tokens_read
 from vla.training.job import Job, Microbatch
 from vla.training.sampler import shares
 from vla.training.world import ALONE, World
@@ -100,7 +100,10 @@ class TextConfig(RunConfig):
     def _microbatches(
         self, scenes: Scenes, step: int, tokenizer: Tokenizer, world: World
     ) -> list[Microbatch]:
-        return [
-            Microbatch((collate_text([scenes[i] for i in part], tokenizer),), len(part), part)
-            for part in shares(step, self.batch_size, self.accumulate, world)
-        ]
+        def microbatch(part: range) -> Microbatch:
+            batch = collate_text([scenes[i] for i in part], tokenizer)
+            tokens = tokens_read(batch, self.model.vision.tokens)
+            return Microbatch((batch,), len(part), part, tokens=tokens)
+
+        parts = shares(step, self.batch_size, self.accumulate, world)
+        return [microbatch(part) for part in parts]
