@@ -63,7 +63,8 @@ def cotraining(root: Path, text: MixtureData, folder: Path = Path("unused"), **f
 
 def losses(folder: Path) -> list[dict]:
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    left_out = ("samples_per_second", "validation_loss")  # the stop itself validates once more
+    clock = ("samples_per_second", "tokens_per_second", "data_wait", "mfu")
+    left_out = (*clock, "validation_loss")  # the stop itself validates once more
     return [{k: v for k, v in line.items() if k not in left_out} for line in lines]
 
 
