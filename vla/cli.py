@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="vla",
         description="Train, roll out and inspect π0-style robot policies, and ask their VLM.",
     )
+    parser.set_defaults(takes_rest=False)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for add in (
         _add_demo,
@@ -108,8 +109,6 @@ def _parser() -> argparse.ArgumentParser:
             help="show tracebacks of user errors too (also VLA_DEBUG=1)",
         )
         command.set_defaults(parser=command)
-        if command.get_default("takes_rest") is None:
-            command.set_defaults(takes_rest=False)
     return parser
 
 

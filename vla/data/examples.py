@@ -18,11 +18,9 @@ from backbone.paligemma import PaliGemmaConfig
 from vla.data.annotated import Annotated, read_annotated
 from vla.data.tabletop_vlm import SHARES, TabletopVLM
 from vla.data.text import TextExample, TextRoom
-from vla.training.sampler import CHOICE, sample_indices, stream
+from vla.training.sampler import CHOICE, HELD_OUT_SEED, sample_indices, stream
 
 __all__ = ["AnnotatedExamples", "Examples", "JsonlData", "Source", "TabletopData"]
-
-HELD_OUT_SEED = 1_000_000  # added to the seed: scenes that training never draws
 
 
 class Examples(Protocol):

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from backbone.paligemma import PaliGemma, PaliGemmaConfig, TextBatch
+from vla.planning.work import Work
 from vla.training.optimiser import freeze, make_optimiser
 from vla.training.parallel import parallelise
 from vla.training.sampler import shares
@@ -79,22 +79,11 @@ def dry_run(config: StageConfig, processes: int = 256) -> DryRun:
 
 
 def _flops(model: PaliGemma, batch: TextBatch, config: StageConfig) -> float:
-    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-    mapping = {attention: _attention, backward: _attention_backward}
-    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+    with Work() as work:
         with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
             loss = model(batch)
         loss.backward()
-    return counter.get_total_flops()
-
-
-def _attention(q, k, v, *args, out_shape=None, **kwargs) -> int:
-    return sdpa_flop_count(q, k, v)
-
-
-def _attention_backward(grad, q, k, v, *args, out_shape=None, **kwargs) -> int:
-    return sdpa_backward_flop_count(grad, q, k, v)
+    return work.flops
 
 
 def _batch(model: PaliGemmaConfig, length: int, examples: int) -> TextBatch:

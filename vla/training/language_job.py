@@ -18,8 +18,7 @@ from vla.config import RunConfig
 from vla.data.tabletop_questions import ask
 from vla.data.tabletop_text import caption
 from vla.training.job import Job, Microbatch
-from vla.training.sampler import shares
-from vla.training.text_job import HELD_OUT_SEED
+from vla.training.sampler import HELD_OUT_SEED, shares
 from vla.training.world import ALONE, World
 
 __all__ = ["LanguageConfig", "sentences"]

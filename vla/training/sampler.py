@@ -15,6 +15,7 @@ from vla.training.world import World
 
 __all__ = [
     "CHOICE",
+    "HELD_OUT_SEED",
     "MIXING",
     "ORDER",
     "READING",
@@ -29,6 +30,8 @@ __all__ = [
 
 # Names of independent random streams: the second word of the Philox key.
 ORDER, TRAIN_NOISE, VALIDATION_NOISE, CHOICE, READING, MIXING = 1, 2, 3, 4, 5, 6
+
+HELD_OUT_SEED = 1_000_000  # added to the seed: scenes that training never draws
 
 
 def stream(seed: int, purpose: int, position: int) -> np.random.Generator:

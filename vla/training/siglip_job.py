@@ -14,10 +14,10 @@ from backbone.initialise import order_patches
 from backbone.siglip_pair import PairBatch, SigLIPPair, SigLIPPairConfig, save_siglip
 from backbone.tokenizer import Tokenizer
 from vla.config import RunConfig
+from vla.data.examples import Examples
 from vla.data.tabletop_vlm import TabletopVLM
 from vla.training.job import Job, Microbatch
-from vla.training.sampler import shares
-from vla.training.text_job import HELD_OUT_SEED, Scenes
+from vla.training.sampler import HELD_OUT_SEED, shares
 from vla.training.world import ALONE, World
 
 __all__ = ["SigLIPTrainConfig", "pairs"]
@@ -58,7 +58,7 @@ class SigLIPTrainConfig(RunConfig):
         model = SigLIPPair(self.model)
         order_patches(model.vision)
 
-        def microbatches(scenes: Scenes, step: int) -> list[Microbatch]:
+        def microbatches(scenes: Examples, step: int) -> list[Microbatch]:
             parts = shares(step, self.batch_size, 1, ALONE)
             return [
                 Microbatch((pairs(scenes, part, tokenizer, self.model.text_length),), len(part))
@@ -82,13 +82,13 @@ class SigLIPTrainConfig(RunConfig):
             result="siglip",
         )
 
-    def captions(self, seed: int) -> Scenes:
+    def captions(self, seed: int) -> Examples:
         """Scenes of which a caption is told; the i-th is always the same."""
         size = self.model.vision.resolution
         return TabletopVLM(size, seed=seed, easy=self.easy, shares={"caption": 1.0})
 
 
-def pairs(scenes: Scenes, part: Sequence[int], tokenizer: Tokenizer, length: int) -> PairBatch:
+def pairs(scenes: Examples, part: Sequence[int], tokenizer: Tokenizer, length: int) -> PairBatch:
     """Pictures and captions at these positions; captions are cut at, or padded to, `length`."""
     examples = [scenes[i] for i in part]
     tokens = torch.full((len(examples), length), tokenizer.eos)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from torch import nn
 
@@ -16,19 +15,12 @@ from backbone.sources.headers import WEIGHTS
 from backbone.tokenizer import Tokenizer
 from backbone.weights import load_weights
 from vla.config import RunConfig
+from vla.data.examples import Examples
 from vla.data.tabletop_text import TabletopText
-from vla.data.text import TextExample, collate_text, tokens_read
+from vla.data.text import collate_text, tokens_read
 from vla.training.job import Job, Microbatch
-from vla.training.sampler import shares
+from vla.training.sampler import HELD_OUT_SEED, shares
 from vla.training.world import ALONE, World
-
-HELD_OUT_SEED = 1_000_000  # added to the seed: scenes that training never draws
-
-
-class Scenes(Protocol):
-    """An endless stream of examples; the i-th is always the same."""
-
-    def __getitem__(self, index: int, /) -> TextExample: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +68,7 @@ class TextConfig(RunConfig):
 
         return Job(model, batch, save, held_out, result="paligemma")
 
-    def unseen(self) -> Scenes:
+    def unseen(self) -> Examples:
         """A stream that training never draws from."""
         return TabletopText(
             self.model.resolution,
@@ -85,7 +77,7 @@ class TextConfig(RunConfig):
             standard=self.standard,
         )
 
-    def scenes(self, step: int) -> Scenes:
+    def scenes(self, step: int) -> Examples:
         """The stream that `step` draws from."""
         mixed = min(max((step - self.seeing) / max(self.ramp, 1), 0.0), 1.0)
         count = len(self.cameras) if step > self.seeing and step % 2 == 0 else 1
@@ -98,10 +90,10 @@ class TextConfig(RunConfig):
         )
 
     def _microbatches(
-        self, scenes: Scenes, step: int, tokenizer: Tokenizer, world: World
+        self, examples: Examples, step: int, tokenizer: Tokenizer, world: World
     ) -> list[Microbatch]:
         def microbatch(part: range) -> Microbatch:
-            batch = collate_text([scenes[i] for i in part], tokenizer)
+            batch = collate_text([examples[i] for i in part], tokenizer)
             tokens = tokens_read(batch, self.model.vision.tokens)
             return Microbatch((batch,), len(part), part, tokens=tokens)
 

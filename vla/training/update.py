@@ -46,10 +46,9 @@ def update(
     every = world.gather([*each, norm])
     _check_finite(step, each, norm, microbatches, every)
     optimiser.step()
-    sizes = [m.size for m in microbatches]
-    factors = [m.factor for m in microbatches]
-    losses = [[x * f for x, f in zip(e, factors, strict=False)] for e in every]
-    means = [sum(x * n for x, n in zip(e, sizes, strict=True)) / sum(sizes) for e in losses]
+    total = sum(m.size for m in microbatches)
+    weights = [m.factor * m.size / total for m in microbatches]
+    means = [sum(x * w for x, w in zip(row[:-1], weights, strict=True)) for row in every]
     if kinds is not None:
         kinds |= _by_kind(microbatches, every)
     return sum(means) / len(means), norm

@@ -16,10 +16,8 @@ from backbone.weights import save_weights
 from vla.config import RunConfig
 from vla.data.tabletop_places import NAMES, Places, TabletopPlaces
 from vla.training.job import Job, Microbatch
-from vla.training.sampler import shares
+from vla.training.sampler import HELD_OUT_SEED, shares
 from vla.training.world import ALONE, World
-
-HELD_OUT_SEED = 1_000_000  # added to the seed: scenes that training never draws
 
 
 class PlaceNames(nn.Module):

@@ -17,9 +17,11 @@ from backbone.mask_codec_training import train
 from backbone.weights import save_weights
 from envs.tabletop.scene import STANDARD, sample_scene
 from envs.tabletop.truth import boxes, masks
+from vla.data.examples import Examples
 from vla.data.tabletop_vlm import MASK_SIZE, TabletopVLM, rounded
 from vla.training.job import Job
-from vla.training.text_job import HELD_OUT_SEED, Scenes, TextConfig
+from vla.training.sampler import HELD_OUT_SEED
+from vla.training.text_job import TextConfig
 from vla.training.world import ALONE, World
 
 CODEC_BATCH = 32
@@ -59,11 +61,11 @@ class VLMConfig(TextConfig):
                 bar.set_postfix(loss=f"{float(loss.reconstruction):.3f}", codes=loss.used)
         return codec.eval().requires_grad_(False)
 
-    def unseen(self) -> Scenes:
+    def unseen(self) -> Examples:
         seed = self.seed + HELD_OUT_SEED
         return TabletopVLM(self.model.resolution, self.codec, seed)
 
-    def scenes(self, step: int) -> Scenes:
+    def scenes(self, step: int) -> Examples:
         all_tasks = TabletopVLM(self.model.resolution, self.codec, self.seed)
         mixed = min(max((step - self.seeing) / max(self.ramp, 1), 0.0), 1.0)
         shares = {task: mixed * share for task, share in all_tasks.shares.items()}
