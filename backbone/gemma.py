@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from backbone.kv_cache import KVCache, join
 from backbone.masks import block_mask, positions
 from backbone.numerics import OPENPI_JAX, Numerics
+from backbone.row_product import Linear, project
 
 ROPE_BASE = 10_000.0
 NORM_EPS = 1e-6
@@ -128,10 +129,10 @@ class Attention(nn.Module):
         self.head_dim, self.cap = config.head_dim, config.attention_cap
         self.scale = config.query_scale or config.head_dim**-0.5
         self.groups = config.heads // config.kv_heads
-        self.q_proj = nn.Linear(config.width, config.heads * config.head_dim, bias=False)
-        self.k_proj = nn.Linear(config.width, config.kv_heads * config.head_dim, bias=False)
-        self.v_proj = nn.Linear(config.width, config.kv_heads * config.head_dim, bias=False)
-        self.o_proj = nn.Linear(config.heads * config.head_dim, config.width, bias=False)
+        self.q_proj = Linear(config.width, config.heads * config.head_dim)
+        self.k_proj = Linear(config.width, config.kv_heads * config.head_dim)
+        self.v_proj = Linear(config.width, config.kv_heads * config.head_dim)
+        self.o_proj = Linear(config.heads * config.head_dim, config.width)
 
     def keys_values(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
         """Rotated keys and values of the new tokens, each [B, K, T, H]."""
@@ -172,9 +173,9 @@ class MLP(nn.Module):
 
     def __init__(self, config: GemmaConfig):
         super().__init__()
-        self.gate_proj = nn.Linear(config.width, config.mlp, bias=False)
-        self.up_proj = nn.Linear(config.width, config.mlp, bias=False)
-        self.down_proj = nn.Linear(config.mlp, config.width, bias=False)
+        self.gate_proj = Linear(config.width, config.mlp)
+        self.up_proj = Linear(config.width, config.mlp)
+        self.down_proj = Linear(config.mlp, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.gelu(self.gate_proj(x), approximate="tanh") * self.up_proj(x))
@@ -330,9 +331,13 @@ class TextEmbedding(nn.Module):
             scale = torch.tensor(scale, dtype=self.weight.dtype).item()
         return F.embedding(tokens, self.weight) * scale
 
+    def compile_logits(self) -> None:
+        """Have `torch.compile` fuse `logits`, which isn't this module's `forward`."""
+        self.logits = torch.compile(self.logits)
+
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: float [..., D]. Returns float [..., vocab], without bias or soft-cap."""
-        return F.linear(hidden.to(self.weight.dtype), self.weight)
+        return project(hidden.to(self.weight.dtype), self.weight)
 
 
 def _initialise(module: nn.Module):

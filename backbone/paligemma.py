@@ -134,6 +134,18 @@ class PaliGemma(nn.Module):
         )
         self.language = Gemma(config.language, numerics)
 
+    def compile_blocks(self) -> None:
+        """Have `torch.compile` fuse each block, and the output, when they are first called.
+
+        For inference: pays off where many answers are wanted, since compiling takes tens of seconds
+        for each kind of call (one prompt or several, reading or decoding), and needs a C++ compiler
+        on a CPU.
+        """
+        images = self.vision.blocks if isinstance(self.vision, SigLIP) else ()
+        for block in (*images, *self.language.blocks):
+            block.compile()
+        self.embedding.compile_logits()
+
     def embed_images(self, images: Tensor) -> Tensor:
         """images: uint8 or float in [-1, 1], [B, N, 3, R, R]. Returns float [B, N·P, D]."""
         flat = rearrange(images, "b n c h w -> (b n) c h w")

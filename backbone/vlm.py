@@ -85,6 +85,11 @@ class VLM:
         beside = codec_beside(path)
         return cls(model, vocabulary, None if beside is None else load_codec(beside).to(device))
 
+    def compile(self) -> VLM:
+        """Compile the model, in place, as `PaliGemma.compile_blocks` says; returns this VLM."""
+        self.model.compile_blocks()
+        return self
+
     # What PaliGemma was trained to be asked (`backbone.tasks`). `image` is one picture, or a list
     # of them, each of which gets an answer. Options are `Decoding`'s fields and `generator`.
 

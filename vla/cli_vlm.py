@@ -228,6 +228,11 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         choices=("float32", "bfloat16", "float16"),
         help="of the weights (default: bfloat16)",
     )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="half a minute more at the start, faster answers from then on; needs a C++ compiler",
+    )
 
 
 def _add_language(parser: argparse.ArgumentParser) -> None:

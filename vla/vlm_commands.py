@@ -32,7 +32,8 @@ MASK_TASK = "refcoco-masks"
 
 
 def load(args: argparse.Namespace) -> VLM:
-    return VLM.from_pretrained(_model(args), device=as_device(args.device), dtype=args.dtype)
+    vlm = VLM.from_pretrained(_model(args), device=as_device(args.device), dtype=args.dtype)
+    return vlm.compile() if args.compile else vlm
 
 
 def say(args: argparse.Namespace, prompt: str) -> int:

@@ -73,7 +73,8 @@ def test_ratios_and_shares():
 
 
 def test_the_command_prints_json(capsys):
-    status, out, _ = run(["--size", "small", "--repeats", "1", "--tokens", "3", "--json"], capsys)
+    small = ["--size", "small", "--eager", "--repeats", "1", "--tokens", "3"]
+    status, out, _ = run([*small, "--json"], capsys)
     said = json.loads(out)
     assert status == 0
     assert (said["patches"], said["text"], said["dtype"]) == (36, TEXT, "bfloat16")

@@ -17,10 +17,10 @@ def matmul_flops(side: int, dtype: torch.dtype, device: torch.device) -> float:
     return 2 * side**3 / seconds(lambda: a @ b, device)
 
 
-def matvec_bytes(matrix: Tensor) -> float:
-    """Bytes/s at which a matrix is read for its product with one vector."""
-    vector = torch.randn(matrix.shape[1], device=matrix.device).to(matrix.dtype)
-    return matrix.nbytes / seconds(lambda: torch.mv(matrix, vector), matrix.device)
+def read_bytes(matrix: Tensor) -> float:
+    """Bytes/s at which a large matrix of a half precision is read, to find its largest bits."""
+    bits = matrix.view(torch.int16)
+    return matrix.nbytes / seconds(bits.amax, matrix.device)
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
