@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from vla.cli_vlm import positive
+from vla.cli_vlm import add_compile, positive
 
 DEFAULT_PORT = 8000  # where OpenAI-style servers are looked for
 
@@ -44,6 +44,7 @@ def _add_vlm(kinds) -> None:
         choices=("float32", "bfloat16"),
         help="of the weights (default: float32 on a CPU, bfloat16 elsewhere)",
     )
+    add_compile(parser)
     parser.add_argument(
         "--codec",
         type=Path,

@@ -228,6 +228,10 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         choices=("float32", "bfloat16", "float16"),
         help="of the weights (default: bfloat16)",
     )
+    add_compile(parser)
+
+
+def add_compile(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compile",
         action="store_true",
