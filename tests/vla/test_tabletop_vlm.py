@@ -1,8 +1,11 @@
 """What a small PaliGemma is asked about tabletop scenes, held against the scenes themselves."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from backbone.detections import parse_detections
@@ -134,6 +137,26 @@ def test_places_are_where_things_are_and_the_upper_of_a_stack_counts():
     }
     for name, (y, x) in told.items():
         assert scene.position[scene.index(name)] == pytest.approx((float(x), float(y)), abs=1e-3)
+    whole = boxes(scene, "top")
+    for n, box in zip(places.name[mine], places.box[mine], strict=True):
+        assert box.tolist() == pytest.approx(whole[NAMES[n]], abs=1e-6)
+
+
+def test_names_and_boxes_are_told_from_the_patch_of_a_things_centre():
+    places = TabletopPlaces(PALIGEMMA_TINY.resolution, ("top",), seed=3).batch(range(4))
+    torch.manual_seed(0)
+    model = PlaceNames(PALIGEMMA_TINY.vision)
+    with torch.no_grad():  # sure of every coordinate: only the names' loss is left
+        features = model.features(places)
+        side = model.vision.config.resolution // model.vision.config.patch
+        assert features.shape == (len(places.name), PALIGEMMA_TINY.vision.width)
+        patch = (places.y * side).long() * side + (places.x * side).long()
+        whole = model.vision(places.images / 127.5 - 1)
+        assert torch.allclose(features, whole[places.row, patch], atol=1e-6)
+        names = F.cross_entropy(model.head(features), places.name)
+        model.corners.weight.zero_()
+        model.corners.bias.zero_()
+        assert float(model(places) - names) == pytest.approx(math.log(BINS), abs=1e-5)
 
 
 def test_text_starts_from_the_encoder_that_was_taught_before(tmp_path):

@@ -1,4 +1,4 @@
-"""What lies where in random tabletop scenes: the places of things, and which things they are.
+"""What lies where in random tabletop scenes: the boxes of things, and which things they are.
 
 What a small image encoder learns to see from before a language model reads it, as PaliGemma's
 SigLIP has learned from image-text pairs before its stage 1 (arXiv 2407.07726, section 3.2).
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from envs.tabletop.render import drawing_order, render, view
 from envs.tabletop.scene import COLOURS, EASY, PLATE, SHAPES, STANDARD, sample_scene
+from envs.tabletop.truth import boxes
 
 NAMES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in (*SHAPES, PLATE))
 
@@ -24,7 +25,8 @@ class Places:
     """Pictures and the things in them.
 
     images: uint8 [B, 3, R, R]. row, y, x: int64 and two float32 [K], the picture that a thing's
-    centre is in and where, in [0, 1). name: int64 [K], index into `NAMES`.
+    centre is in and where, in [0, 1). name: int64 [K], index into `NAMES`. box: float32 [K, 4],
+    what the picture has of it, (y0, x0, y1, x1) in [0, 1].
     """
 
     images: Tensor
@@ -32,6 +34,7 @@ class Places:
     y: Tensor
     x: Tensor
     name: Tensor
+    box: Tensor
 
     def to(self, device: torch.device | str) -> Places:
         return Places(**{k: v.to(device, non_blocking=True) for k, v in vars(self).items()})
@@ -54,19 +57,24 @@ class TabletopPlaces:
             scene = scene.with_random_gripper(rng)
             for camera in self.cameras:
                 left, top, span = view(scene, camera)
+                whole = boxes(scene, camera)
                 spots = {}
                 for k in drawing_order(scene):
                     x, y = scene.position[k]
                     x, y = (x - left) / span, (y - top) / span
                     if 0 <= x < 1 and 0 <= y < 1:
-                        spots[round(y, 3), round(x, 3)] = NAMES.index(scene.items[k].name)
-                found += [(len(images), y, x, name) for (y, x), name in spots.items()]
+                        spots[round(y, 3), round(x, 3)] = scene.items[k].name
+                found += [
+                    (len(images), y, x, NAMES.index(name), whole[name])
+                    for (y, x), name in spots.items()
+                ]
                 images.append(render(scene, camera, self.image_size))
-        row, y, x, name = map(np.array, zip(*found, strict=True))
+        row, y, x, name, box = map(np.array, zip(*found, strict=True))
         return Places(
             images=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
             row=torch.from_numpy(row),
             y=torch.from_numpy(y).float(),
             x=torch.from_numpy(x).float(),
             name=torch.from_numpy(name),
+            box=torch.from_numpy(box).float(),
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from backbone.initialise import order_patches
@@ -15,30 +16,35 @@ from backbone.sources.headers import WEIGHTS
 from backbone.weights import save_weights
 from vla.config import RunConfig
 from vla.data.tabletop_places import NAMES, Places, TabletopPlaces
+from vla.data.tabletop_vlm import BINS
 from vla.training.job import Job, Microbatch
 from vla.training.sampler import HELD_OUT_SEED, shares
 from vla.training.world import ALONE, World
 
 
 class PlaceNames(nn.Module):
-    """An image encoder and a linear head that names what lies at a patch."""
+    """An image encoder and linear heads that name what lies at a patch and tell its box."""
 
     def __init__(self, config: SigLIPConfig):
         super().__init__()
         self.vision = SigLIP(config)
         self.head = nn.Linear(config.width, len(NAMES))
+        self.corners = nn.Linear(config.width, 4 * BINS)
 
-    def logits(self, places: Places) -> Tensor:
-        """Of the name of every thing, from the patch that its centre is in: [K, names]."""
+    def features(self, places: Places) -> Tensor:
+        """Of the patch that every thing's centre is in: [K, width]."""
         features = self.vision(places.images.to(self.head.weight.dtype) / 127.5 - 1)
         side = self.vision.config.resolution // self.vision.config.patch
         row, column = ((at * side).long().clamp(max=side - 1) for at in (places.y, places.x))
-        patch = row * side + column
-        return self.head(features[places.row, patch])
+        return features[places.row, row * side + column]
 
     def forward(self, places: Places) -> Tensor:
-        """Mean cross-entropy over things, a scalar."""
-        return F.cross_entropy(self.logits(places), places.name)
+        """Mean over things of the cross-entropy of their names and that of their boxes'
+        coordinates, each the mean of four; a scalar."""
+        features = self.features(places)
+        corners = rearrange(self.corners(features), "k (c b) -> k b c", c=4)
+        parts = (places.box * BINS).long().clamp(max=BINS - 1)
+        return F.cross_entropy(self.head(features), places.name) + F.cross_entropy(corners, parts)
 
 
 @dataclass(frozen=True, kw_only=True)
