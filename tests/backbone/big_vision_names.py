@@ -27,9 +27,21 @@ def read_config(folder: Path) -> dict:
 
 def load(folder: Path) -> PaliGemma:
     """The model of a golden folder, float32."""
+    model = PaliGemma(read_sizes(folder))
+    load_tensors(model, renamed(read_parameters(folder), model.config), source=str(folder))
+    return model.eval()
+
+
+def read_parameters(folder: Path) -> dict[str, Tensor]:
+    """big_vision's own names and shapes, without `params/`."""
+    stored = read_arrays(folder / "params_f32.npz")
+    return {key.removeprefix("params/"): value for key, value in stored.items()}
+
+
+def read_sizes(folder: Path) -> PaliGemmaConfig:
     config = read_config(folder)
     img, llm = config["img"], config["llm"]
-    sizes = PaliGemmaConfig(
+    return PaliGemmaConfig(
         SigLIPConfig(
             width=img["width"],
             depth=img["depth"],
@@ -52,14 +64,10 @@ def load(folder: Path) -> PaliGemma:
         vocab=llm["vocab_size"],
         numerics=BIG_VISION,
     )
-    model = PaliGemma(sizes)
-    stored = read_arrays(folder / "params_f32.npz")
-    named = _renamed({k.removeprefix("params/"): v for k, v in stored.items()}, sizes)
-    load_tensors(model, named, source=str(folder))
-    return model.eval()
 
 
-def _renamed(p: dict[str, Tensor], sizes: PaliGemmaConfig) -> dict[str, Tensor]:
+def renamed(p: dict[str, Tensor], sizes: PaliGemmaConfig) -> dict[str, Tensor]:
+    """Our names and shapes; differentiable."""
     block, llm = "img/Transformer/encoderblock", "llm/layers"
     named = {
         "vision.embedding.weight": p["img/embedding/kernel"].permute(3, 2, 0, 1),
