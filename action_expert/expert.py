@@ -4,8 +4,10 @@ Letters: B batch, H horizon, A action width, S state width, D expert width.
 Source: openpi `models/pi0.py` (`embed_suffix`, `compute_loss`), arXiv 2410.24164 appendix B.
 """
 
+from __future__ import annotations
+
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +22,8 @@ from backbone.numerics import Numerics
 MIN_PERIOD = 4e-3
 MAX_PERIOD = 4.0
 
+SHARED = ("depth", "heads", "kv_heads", "head_dim")  # by the expert and the backbone's Gemma
+
 
 @dataclass(frozen=True)
 class ActionExpertConfig:
@@ -33,9 +37,14 @@ class ActionExpertConfig:
     action_dim: int = 32
     horizon: int = 50
 
+    def reading(self, language: GemmaConfig) -> ActionExpertConfig:
+        """These widths, with the depth and the heads that the cache of `language` asks for."""
+        shared = {name: getattr(language, name) for name in SHARED}
+        return replace(self, gemma=replace(self.gemma, **shared))
+
     def check_reads(self, language: GemmaConfig) -> None:
         """Raise ValueError if this expert cannot attend to the cache of `language`."""
-        for name in ("depth", "heads", "kv_heads", "head_dim"):
+        for name in SHARED:
             ours, theirs = getattr(self.gemma, name), getattr(language, name)
             if ours != theirs:
                 raise ValueError(

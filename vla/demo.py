@@ -61,9 +61,13 @@ class Plan:
 
     @property
     def model(self) -> ModelConfig:
-        """The small policy with the backbone that it starts from."""
+        """The small policy with the backbone that it starts from, and an expert that reads it."""
         model, _ = POLICIES[self.policy]
-        return model if self.init is None else replace(model, backbone=read_config(self.init))
+        if self.init is None:
+            return model
+        backbone = read_config(self.init)
+        expert = model.expert.reading(backbone.language)
+        return replace(model, backbone=backbone, expert=expert)
 
     @property
     def rollout_options(self) -> dict[str, Any]:
@@ -100,10 +104,10 @@ def run_demo(
         same for all points and demos. They are in result.json and the report.
     seed: of the first demonstration, of the model and of the order of samples.
     policy: "pi0", or "pi05", whose prompt tells the state.
-    init: folder of a PaliGemma of this package that it starts from, of whatever sizes the small
-        expert can read; None: random weights.
+    init: folder of a PaliGemma of this package that it starts from, of whatever sizes; the expert
+        takes its depth and heads; None: random weights.
     Raises ValueError if `output_dir` holds something that no demo made, for a seed whose scenes
-    are kept for the rollouts, or for a PaliGemma that doesn't fit, FileNotFoundError for none.
+    are kept for the rollouts, FileNotFoundError for a PaliGemma that isn't there.
     """
     if not 0 <= seed <= LARGEST_SEED:
         raise ValueError(f"expected a seed from 0 to {LARGEST_SEED}, got {seed}")

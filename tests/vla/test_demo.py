@@ -99,11 +99,21 @@ def test_a_plan_takes_its_sizes_from_the_paligemma_it_starts_from(tmp_path):
     assert (config.save_every, config.steps, config.keep) == (300, 2000, 7)  # 300 … 1800, 2000
 
 
-def test_an_init_that_does_not_fit_is_told_before_anything_is_written(tmp_path):
+def test_an_expert_takes_the_depth_and_heads_of_the_paligemma_it_reads(tmp_path):
+    save_pretrained(PaliGemma(PALIGEMMA_TINY), Tokenizer.small(), tmp_path / "tiny")
+    model = replace(FULL, init=tmp_path / "tiny").model
+    ours, theirs = model.expert.gemma, PALIGEMMA_TINY.language
+    assert (ours.depth, ours.heads, ours.head_dim) == (theirs.depth, theirs.heads, theirs.head_dim)
+    assert (ours.width, ours.mlp) == (PI0_SMALL.expert.gemma.width, PI0_SMALL.expert.gemma.mlp)
+
+
+def test_an_init_that_can_not_be_loaded_is_told_before_anything_is_written(tmp_path):
     with pytest.raises(FileNotFoundError, match="no PaliGemma at"):
         run_demo(tmp_path / "demo", init=tmp_path / "nothing")
     save_pretrained(PaliGemma(PALIGEMMA_TINY), Tokenizer.small(), tmp_path / "tiny")
-    with pytest.raises(ValueError, match="the expert's depth is 4 but the backbone's is 2"):
+    weights = tmp_path / "tiny" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    with pytest.raises(ValueError, match=r"model\.safetensors"):
         run_demo(tmp_path / "demo", init=tmp_path / "tiny")
     assert [p.name for p in tmp_path.iterdir()] == ["tiny"]
 
