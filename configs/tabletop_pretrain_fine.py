@@ -4,7 +4,7 @@
     vla train configs/tabletop_pretrain_fine.py
 
 Differs from configs/tabletop_pretrain.py in what shapes need: patches of 8 pixels instead of 12,
-and an image encoder that has learned shapes already.
+and an image encoder that knows the names and boxes of things already.
 """
 
 from dataclasses import replace
@@ -20,8 +20,8 @@ config = TextConfig(
     vision=Path("outputs/tabletop_vision/vision"),
     steps=3500,
     batch_size=32,
-    seeing=500,
-    ramp=500,
+    seeing=300,
+    ramp=300,
     standard=0.9,
     optim=OptimConfig(
         lr=1e-3,
@@ -29,12 +29,12 @@ config = TextConfig(
         end_lr=1e-5,
         weight_decay=1e-4,
         muon_lr=8e-3,
-        lr_factors=(("vision", 0.1),),
+        lr_factors=(("vision", 0.03),),
     ),
     ema=0.995,
     ema_ramp=True,
     workers=1,
     log_every=25,
-    eval_every=250,
+    eval_every=500,
     save_every=500,
 )

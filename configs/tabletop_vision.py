@@ -3,7 +3,7 @@
     vla train configs/tabletop_vision.py
 
 Stage 0 of a small PaliGemma, as SigLIP is of the large one: colours are learned from answers in
-text soon, shapes hardly ever, and from this in five minutes on one core.
+text soon, shapes and exact places hardly ever, and from this in a few minutes on one core.
 """
 
 from dataclasses import replace
@@ -16,7 +16,7 @@ from vla.training.vision_job import VisionConfig
 config = VisionConfig(
     output_dir=Path("outputs/tabletop_vision"),
     model=replace(PALIGEMMA_SMALL.vision, patch=8),
-    steps=3000,
+    steps=6000,
     batch_size=16,
     optim=OptimConfig(lr=1e-3, warmup=60, end_lr=1e-5, weight_decay=1e-4, muon_lr=8e-3),
     ema=0.99,

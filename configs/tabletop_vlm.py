@@ -1,6 +1,6 @@
 """A small PaliGemma that captions, answers, detects and segments on Tabletop-v0, from nothing.
 
-    vla train configs/tabletop_vision.py    # what lies where: the image encoder, four minutes
+    vla train configs/tabletop_vision.py    # what lies where: the image encoder
     vla train configs/tabletop_vlm.py       # the mask codec first, a minute, then all tasks
 
 Two cores. Time and accuracy stand in docs/results.md.
@@ -9,18 +9,23 @@ Two cores. Time and accuracy stand in docs/results.md.
 from dataclasses import replace
 from pathlib import Path
 
+from backbone.gemma import GemmaConfig
 from backbone.paligemma import PALIGEMMA_SMALL
 from vla.config import OptimConfig
 from vla.training.vlm_job import VLMConfig
 
 config = VLMConfig(
     output_dir=Path("outputs/tabletop_vlm"),
-    model=replace(PALIGEMMA_SMALL, vision=replace(PALIGEMMA_SMALL.vision, patch=8)),
+    model=replace(
+        PALIGEMMA_SMALL,
+        vision=replace(PALIGEMMA_SMALL.vision, patch=8),
+        language=GemmaConfig(width=128, depth=5, mlp=256, heads=4, head_dim=64),
+    ),
     vision=Path("outputs/tabletop_vision/vision"),
     steps=7000,
     batch_size=32,
-    seeing=1500,
-    ramp=500,
+    seeing=300,
+    ramp=300,
     optim=OptimConfig(
         lr=1e-3,
         warmup=60,
