@@ -103,6 +103,13 @@ class MaskCodec(nn.Module):
             raise ValueError(f"codes are numbered 0 to {count - 1}, got {low} to {high}")
         return (self.draw(self.codebook[codes]) * 0.5 + 0.5).clamp(0, 1)
 
+    @torch.no_grad()
+    def outline(self, codes: np.ndarray) -> np.ndarray:
+        """Codes int [B, 16] to float32 [B, 64, 64], above 0 inside the mask: what masks are scored
+        by (big_vision's evaluator)."""
+        vectors = self.codebook[torch.from_numpy(codes).to(self.codebook.device)]
+        return self.draw(vectors).float().cpu().numpy()
+
 
 def signed(masks: Tensor) -> Tensor:
     """[0, 1] or bool to [-1, 1], the range that encoder and decoder work in."""

@@ -9,6 +9,7 @@ the image encoder with a slow linear warm-up of its own, the loss on answers alo
 from pathlib import Path
 
 from backbone.paligemma import PALIGEMMA_SMALL
+from vla.assets import MASK_CODEC_TABLETOP
 from vla.config import OptimConfig
 from vla.data.examples import TabletopData
 from vla.training.schedule import Schedule
@@ -17,22 +18,31 @@ from vla.training.stage_job import StageConfig
 config = StageConfig(
     output_dir=Path("outputs/paligemma_small/stage1"),
     model=PALIGEMMA_SMALL,
-    data=TabletopData(),
+    data=TabletopData(
+        shares=(
+            ("locate", 0.3),
+            ("detect", 0.15),
+            ("segment", 0.1),
+            ("question", 0.3),
+            ("caption", 0.15),
+        ),
+        codec=MASK_CODEC_TABLETOP,
+    ),
     siglip=Path("outputs/paligemma_small/stage0/siglip"),
     gemma=Path("outputs/paligemma_small/stage0_text/gemma"),
     new_rows="ordered",
-    text_length=96,
-    steps=1500,
+    text_length=64,
+    steps=800,
     batch_size=32,
     optim=OptimConfig(
         lr=1e-3,
         betas=(0.9, 0.95),
         schedule=Schedule("rsqrt", warmup=60, timescale=300),
-        schedules=(("vision", Schedule("rsqrt", warmup=300, timescale=300)),),
+        schedules=(("vision", Schedule("rsqrt", warmup=200, timescale=300)),),
     ),
     ema=None,
     workers=1,
     log_every=25,
-    eval_every=250,
-    save_every=250,
+    eval_every=100,
+    save_every=100,
 )

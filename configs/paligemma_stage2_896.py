@@ -12,7 +12,20 @@ from pathlib import Path
 
 from backbone.paligemma import PALIGEMMA_3B_896
 from vla.config import OptimConfig, ParallelConfig
-from vla.data.examples import JsonlData
+from vla.data.augment import Augment
+from vla.data.image_text.formats import (
+    Answer,
+    AnyFormat,
+    Caption,
+    Detect,
+    ObjectQuestion,
+    Ocr,
+    Question,
+    Region,
+    Segment,
+)
+from vla.data.image_text.mixture import MixtureData, Part
+from vla.data.image_text.tars import Tars
 from vla.training.schedule import Schedule, continued
 from vla.training.stage_job import StageConfig
 
@@ -22,11 +35,31 @@ STAGE_2A = {"steps": 50_000_000 // 2048, "batch_size": 2048, "new_batch_size": B
 FAST = continued(Schedule("rsqrt", warmup=2_000, timescale=10_000), **STAGE_1)
 SLOW = continued(Schedule("rsqrt", warmup=20_000, timescale=10_000), **STAGE_1)
 FAST, SLOW = continued(FAST, **STAGE_2A), continued(SLOW, **STAGE_2A)
+CODEC = Path("models/paligemma/vae-oid.npz")
+SHARDS = Path("data/paligemma")  # folders of WebDataset tars: key.jpg, key.json
+
+
+def part(name: str, ask: AnyFormat, weight: float) -> Part:
+    return Part(name, Tars((SHARDS / name,)), ask, weight, Tars((SHARDS / f"{name}_validation",)))
+
 
 config = StageConfig(
     output_dir=Path("outputs/paligemma/stage2_896"),
     model=PALIGEMMA_3B_896,
-    data=JsonlData(Path("data/paligemma/stage2.jsonl"), Path("data/paligemma/validation.jsonl")),
+    data=MixtureData(
+        (
+            part("captions", Caption(), 0.35),
+            part("ocr", Ocr(), 0.15),
+            part("questions", Answer(), 0.15),
+            part("asking", Question(), 0.05),
+            part("objects", ObjectQuestion(), 0.05),
+            part("detect", Detect(), 0.1),
+            part("segment", Segment(CODEC), 0.1),
+            part("regions", Region(), 0.05),
+        ),
+        augment=Augment(),
+        weights=(("ocr", 0.4), ("detect", 0.3), ("segment", 0.3)),  # the parts' own are stage 1's
+    ),
     init=Path("outputs/paligemma/stage2_448/paligemma"),
     init_resolution=448,
     text_length=512,

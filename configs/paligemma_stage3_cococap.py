@@ -11,7 +11,9 @@ from pathlib import Path
 
 from backbone.paligemma import PALIGEMMA_3B_448
 from vla.config import OptimConfig, ParallelConfig
-from vla.data.examples import JsonlData
+from vla.data.image_text.formats import Caption
+from vla.data.image_text.jsonl import Jsonl
+from vla.data.image_text.mixture import MixtureData, Part
 from vla.training.optimiser import BIG_VISION_DECAY
 from vla.training.schedule import Schedule
 from vla.training.stage_job import StageConfig
@@ -19,7 +21,16 @@ from vla.training.stage_job import StageConfig
 config = StageConfig(
     output_dir=Path("outputs/paligemma/stage3_cococap"),
     model=PALIGEMMA_3B_448,
-    data=JsonlData(Path("data/coco/train.jsonl"), Path("data/coco/val.jsonl"), ask="caption en"),
+    data=MixtureData(
+        (
+            Part(
+                "cococap",
+                Jsonl(Path("data/coco/train.jsonl")),
+                Caption(langs=("en",)),
+                validation=Jsonl(Path("data/coco/val.jsonl")),
+            ),
+        )
+    ),
     init=Path("outputs/paligemma/stage2_448/paligemma"),
     text_length=32,
     steps=5 * 113_287 // 256,

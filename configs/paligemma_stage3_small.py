@@ -35,6 +35,6 @@ config = StageConfig(
     ema=None,
     workers=1,
     log_every=25,
-    eval_every=100,
-    save_every=100,
+    eval_every=50,
+    save_every=50,
 )

@@ -25,10 +25,8 @@ from vla.cli_vlm import DECODING
 from vla.data.annotated import read_annotated
 from vla.drawing import draw_findings
 from vla.evaluation.evaluate_vlm import evaluate_vlm, save_vlm_evaluation
-from vla.evaluation.vlm_tasks import TASKS, VLMTask, referring_masks
+from vla.evaluation.vlm_tasks import MASK_TASK, TASKS, VLMTask, referring_masks
 from vla.picture_list import STDIN, Opened, find_pictures, limits, read_picture
-
-MASK_TASK = "refcoco-masks"
 
 
 def load(args: argparse.Namespace) -> VLM:
@@ -259,13 +257,7 @@ def _codec(args: argparse.Namespace) -> MaskCodec:
 
 def _task(args: argparse.Namespace) -> VLMTask:
     if args.task == MASK_TASK:
-        codec = _codec(args)
-
-        @torch.no_grad()
-        def draw(codes: np.ndarray) -> np.ndarray:
-            return codec.draw(codec.codebook[torch.from_numpy(codes)]).numpy()
-
-        return referring_masks(draw)
+        return referring_masks(_codec(args).outline)
     if args.task not in TASKS:
         known = [*TASKS, MASK_TASK]
         near = difflib.get_close_matches(args.task, known, n=3)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from backbone.image import resample
-from vla.data.augment import Augment, inception_crop, random_jpeg, random_resize
+from vla.data.augment import Augment, Window, inception_window, random_jpeg, random_resize
 from vla.data.resampling import METHODS, resize, weights
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (48, 60, 3), dtype=np.uint8)
@@ -111,18 +111,30 @@ def test_crops_keep_the_area_the_aspect_and_the_pixels():
     grid = np.stack([*np.mgrid[:100, :120], np.zeros((100, 120))], 2).astype(np.uint8)
     areas = []
     for _ in range(200):
-        piece = inception_crop(grid, rng, 0.5)
+        window = inception_window(100, 120, rng, 0.5)
+        piece = window.of(grid)
         h, w = piece.shape[:2]
         if (h, w) != (100, 120):
             assert 0.74 < w / h < 1.35
         areas.append(h * w / 12000)
         top, left = piece[0, 0, :2]
+        assert window == Window(top, left, h, w)
         np.testing.assert_array_equal(piece, grid[top : top + h, left : left + w])
     assert min(areas) >= 0.5
     assert min(areas) < 0.55
     assert max(areas) > 0.9
-    narrow = np.zeros((10, 400, 3), np.uint8)
-    assert inception_crop(narrow, rng, 0.9).shape == narrow.shape  # no such piece fits
+    assert inception_window(10, 400, rng, 0.9) == Window(0, 0, 10, 400)  # no such piece fits
+
+
+def test_boxes_are_told_from_the_corner_of_the_piece_and_end_at_its_edges():
+    window = Window(top=10, left=20, height=50, width=60)
+    assert window.moved((30, 15, 40, 30)) == (10, 5, 20, 20)
+    assert window.moved((0, 0, 100, 100)) == (0, 0, 60, 50)
+    assert window.moved((0, 15, 21, 30)) == (0, 5, 1, 20)
+    assert window.moved((0, 15, 20.5, 30)) is None  # half a pixel is left
+    assert window.moved((85, 15, 99, 30)) is None
+    crops = [Augment(crop=0.3).window(100, 100, np.random.default_rng(k)) for k in range(200)]
+    assert 30 < sum(w != Window(0, 0, 100, 100) for w in crops) < 90
 
 
 def test_augmentation_is_a_pure_function_of_the_generator():

@@ -1,6 +1,7 @@
 """Tux Paint's package becomes a JSONL folder; captions are scored per language and split."""
 
 import json
+import os
 import shutil
 import subprocess
 
@@ -76,6 +77,41 @@ def test_faults_are_told(tmp_path):
     if shutil.which("dpkg-deb"):
         with pytest.raises(ValueError, match=r"dpkg-deb .* failed"):
             write_stamps(tmp_path / "d", ["en"], deb=tmp_path / "no.deb")
+
+
+APT = """#!/bin/sh
+echo "$@" >> {log}
+case "$*" in
+  *update*) [ {online} = yes ] || exit 0; touch {root}/known;;
+  *download*) [ -f {root}/known ] || {{ echo "E: Unable to locate package" >&2; exit 100; }}
+    cp {deb} .;;
+esac
+"""
+
+
+@DEBIAN
+@pytest.mark.parametrize("online", ["yes", "no"])
+def test_lists_are_read_anew_where_apt_knows_no_such_package(online, deb, tmp_path, monkeypatch):
+    """As on a fresh container, whose lists are deleted; with a stand-in for apt-get."""
+    tools, log = tmp_path / "bin", tmp_path / "log"
+    tools.mkdir()
+    script = APT.format(log=log, online=online, root=tmp_path, deb=deb)
+    (tools / "apt-get").write_text(script)
+    (tools / "apt-get").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    if online == "no":
+        with pytest.raises(ValueError, match=r"E: Unable to locate package\. It takes the network"):
+            write_stamps(tmp_path / "d", ["en"], progress=False)
+        assert not (tmp_path / "d").exists()
+        return
+    assert write_stamps(tmp_path / "d", ["en"], progress=False) == {"train": 8, "val": 2}
+    calls = [line.split() for line in log.read_text().splitlines()]
+    assert [c[-2:] if "download" in c else c[-1:] for c in calls] == [
+        ["download", PACKAGE],
+        ["update"],
+        ["download", PACKAGE],
+    ]
+    assert any(word.startswith("-oDir::State::Lists=") for word in calls[1])
 
 
 def test_captions_are_read_by_their_language(tmp_path):

@@ -1,6 +1,7 @@
 """Stages: where weights come from, what is counted, and which mistakes are refused."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,15 +13,20 @@ from PIL import Image
 from backbone.design import Design
 from backbone.gemma import Block
 from backbone.gemma_alone import GemmaAlone, save_gemma
+from backbone.mask_codec import CODEC, load_codec
 from backbone.paligemma import PALIGEMMA_TINY, PaliGemma, PaliGemmaConfig
 from backbone.positions import resample_positions
 from backbone.pretrained import load_pretrained, save_pretrained
 from backbone.siglip import raw_patches
 from backbone.siglip_pair import SigLIPPair, SigLIPPairConfig, save_siglip
 from backbone.tokenizer import Tokenizer
+from vla.assets import MASK_CODEC_TABLETOP
 from vla.config import OptimConfig
-from vla.data.annotated import read_annotated
-from vla.data.examples import AnnotatedExamples, JsonlData, TabletopData
+from vla.data.examples import TabletopData
+from vla.data.image_text.formats import Prefixed
+from vla.data.image_text.jsonl import Jsonl
+from vla.data.image_text.mixture import MixtureData, Part
+from vla.data.tabletop_masks import thing_masks
 from vla.data.text import without_task
 from vla.training.language_job import LanguageConfig
 from vla.training.loop import train
@@ -272,33 +278,20 @@ def jsonl(tmp_path) -> Path:
     for i in range(3):
         grey = np.full((40, 20, 3), 60 * i, np.uint8)
         Image.fromarray(grey).save(tmp_path / f"{i}.png")
-        lines.append({"image": f"{i}.png", "suffixes": [f"a{i}", f"b{i}"]})
-    lines[1]["question"] = "how grey?"
-    lines[2] = {"image": "2.png", "objects": [{"label": "cat", "box": [5, 10, 20, 40]}]}
+        line = {"image": f"{i}.png", "suffixes": [f"a{i}", f"b{i}"]}
+        lines.append({**line, "objects": [{"label": "grey", "box": [0, 0, 20, 40]}]})
     path = tmp_path / "train.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
     return path
 
 
-def test_each_epoch_takes_every_example_and_another_of_its_answers(jsonl):
-    examples = AnnotatedExamples(read_annotated(jsonl), 16, "tf", seed=5)
-    epochs = [[examples[3 * epoch + k] for k in range(3)] for epoch in range(4)]
-    for pair in (epochs[:2], epochs[2:]):
-        said = {e.answer for epoch in pair for e in epoch}
-        assert {"a0", "b0", "a1", "b1"} <= said
-    for epoch in epochs:
-        assert sorted(e.prompt for e in epoch) == [
-            "answer en how grey?",
-            "caption en",
-            "detect cat",
-        ]
-    boxes = {e.answer for epoch in epochs for e in epoch if e.prompt == "detect cat"}
-    assert boxes == {"<loc0256><loc0256><loc1023><loc1023> cat"}
-    assert epochs[0][0].images.shape == (1, 16, 16, 3)
+def files(path: Path, validation: Path | None = None) -> MixtureData:
+    held_out = None if validation is None else Jsonl(validation)
+    return MixtureData((Part("all", Jsonl(path), Prefixed("how {label}?"), validation=held_out),))
 
 
 def test_a_stage_trains_on_files(whole, jsonl, tmp_path):
-    config = stage(tmp_path / "run", init=whole, data=JsonlData(jsonl, jsonl))
+    config = stage(tmp_path / "run", init=whole, data=files(jsonl, jsonl))
     assert train(config).is_dir()
 
 
@@ -306,7 +299,28 @@ def test_an_example_without_its_image_is_refused(whole, tmp_path):
     path = tmp_path / "bad.jsonl"
     path.write_text(json.dumps({"image": "gone.png", "suffix": "x"}))
     with pytest.raises(ValueError, match=r"bad\.jsonl:1: .*gone\.png"):
-        stage(tmp_path, init=whole, data=JsonlData(path)).job()
+        stage(tmp_path, init=whole, data=files(path)).job()
+
+
+def test_scenes_are_segmented_and_the_codec_stays_beside_the_model(whole, tmp_path):
+    shares = (("segment", 1.0),)
+    with pytest.raises(ValueError, match='shares ask for "segment" but codec names no mask codec'):
+        TabletopData(shares)
+    data = TabletopData(shares, codec=MASK_CODEC_TABLETOP)
+    assert re.match(r"(<loc\d{4}>){4}(<seg\d{3}>){16} ", data.training(FINER, 0)[0].answer)
+    first = train(stage(tmp_path / "1", init=whole, data=data))
+    second = train(stage(tmp_path / "2", init=first))  # asks for no masks, and keeps the codec
+    for folder in (first, second):
+        assert (folder / CODEC).read_bytes() == MASK_CODEC_TABLETOP.read_bytes()
+
+
+def test_the_shipped_codec_redraws_the_tabletops_masks():
+    codec = load_codec(MASK_CODEC_TABLETOP)
+    masks = next(thing_masks(7))
+    with torch.no_grad():
+        drawn = codec.decode(codec.encode(masks)) > 0.5
+    shared, covered = (drawn & masks).sum(), (drawn | masks).sum()
+    assert shared / covered > 0.9
 
 
 # --- stage 0 --------------------------------------------------------------------------------------

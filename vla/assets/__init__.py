@@ -8,3 +8,6 @@ PALIGEMMA_TABLETOP = Path(str(files(__name__))) / "paligemma_tabletop"
 
 PALIGEMMA_TABLETOP_FINE = Path(str(files(__name__))) / "paligemma_tabletop_fine"
 """One with finer patches, which tells shapes apart too: for crowded tables."""
+
+MASK_CODEC_TABLETOP = Path(str(files(__name__))) / "mask_codec_tabletop" / "mask_codec.safetensors"
+"""Masks of the tabletop's things as codes and back."""

@@ -28,6 +28,7 @@ PACKAGE = "tuxpaint-stamps-default"
 INSIDE = Path("usr/share/tuxpaint/stamps")
 CODES = {"zh": "zh_CN", "no": "nb"}  # PaliGemma's code → Tux Paint's, where they differ
 UNSEEN = 0.2  # share of pictures
+APT = ("-oAcquire::http::Timeout=20", "-oAcquire::Retries=1", "-oAPT::Sandbox::User=root")
 
 
 def write_stamps(
@@ -42,9 +43,9 @@ def write_stamps(
     """Write pictures/, train.jsonl and val.jsonl to the new folder `root`, complete or not at all.
 
     langs: PaliGemma's codes; a picture that lacks one of them is written without it. deb: the
-    package's file; None: fetched by apt-get, which needs Debian and the network. size: longest side
-    of the pictures, which are put on white; smaller ones stay as they are. The split is by picture:
-    those that are near each other (`vla.data.duplicates`) are on one side.
+    package's file; None: fetched by apt-get, which takes Debian or Ubuntu and the network. size:
+    longest side of the pictures, which are put on white; smaller ones stay as they are. The split
+    is by picture: those that are near each other (`vla.data.duplicates`) are on one side.
     Returns how many pictures each split has. Raises FileExistsError if there is something at
     `root`, ValueError for an unknown language or where the package can't be had.
     """
@@ -122,15 +123,44 @@ def split_groups(group: Sequence[int], share: float, seed: int = 0) -> set[int]:
 def _unpacked(deb: Path | None, work: Path) -> Path:
     """The folder that the package's files lie in."""
     if deb is None:
-        _run(["apt-get", "download", PACKAGE], work)
-        [deb] = work.glob("*.deb")
+        deb = _fetched(work)
     elif not deb.is_file():
         raise FileNotFoundError(f"no package at {deb}")
     _run(["dpkg-deb", "-x", str(deb.resolve()), "files"], work)
     return work / "files"
 
 
+def _fetched(work: Path) -> Path:
+    """The package from the mirrors of apt's sources; nothing is installed, and no root needed.
+
+    Where apt knows no such package, as on machines whose lists were never read or were deleted,
+    they are read into `work` first.
+    """
+    known = ["apt-get", *APT, "download", PACKAGE]
+    folders = [f"-oDir::State::Lists={work / 'lists'}", f"-oDir::Cache={work / 'cache'}"]
+    anew = ["apt-get", *APT, *folders]
+    for folder in ("lists/partial", "cache/archives/partial"):
+        (work / folder).mkdir(parents=True)
+    if _tried(known, work) is not None:
+        _tried([*anew, "update"], work)
+        told = _tried([*anew, "download", PACKAGE], work)
+        if told is not None:
+            raise ValueError(
+                f"{PACKAGE} could not be fetched: {told}. It takes the network and apt's sources; "
+                "fetch the package elsewhere, from packages.debian.org, and give it with --deb"
+            )
+    [deb] = work.glob("*.deb")
+    return deb
+
+
 def _run(command: list[str], folder: Path) -> None:
+    told = _tried(command, folder)
+    if told is not None:
+        raise ValueError(f"{' '.join(command)} failed: {told}")
+
+
+def _tried(command: list[str], folder: Path) -> str | None:
+    """Run it; what it complained of, None if it worked."""
     program = command[0]
     if shutil.which(program) is None:
         raise ValueError(
@@ -138,5 +168,4 @@ def _run(command: list[str], folder: Path) -> None:
             f"fetch {PACKAGE} from packages.debian.org and unpack it where dpkg-deb is"
         )
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ValueError(f"{' '.join(command)} failed: {done.stderr.strip()}")
+    return (done.stderr.strip() or "no reason given") if done.returncode else None

@@ -40,6 +40,8 @@ from vla.metrics import (
     vqa_accuracy,
 )
 
+MASK_TASK = "refcoco-masks"  # RefCOCO by masks too: `referring_masks`, which needs a mask decoder
+
 DecodeMasks = Callable[[np.ndarray], np.ndarray]  # codes int [N, 16] → float32 [N, 64, 64]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from tyro.conf import AvoidSubcommands
 
 from backbone.gemma import set_dropout
 from backbone.initialise import order_locs
+from backbone.mask_codec import codec_beside
 from backbone.paligemma import PaliGemma, PaliGemmaConfig
 from backbone.pretrained import load_model, read_config, save_pretrained
 from backbone.sources.parts import gemma_files, siglip_files
@@ -22,7 +24,7 @@ from backbone.stage0 import NEW_ROWS_STD, from_parts
 from backbone.tokenizer import NUM_LOC, NUM_SEG, SMALL_MODEL, Tokenizer
 from backbone.weights import check_fit, shapes_of
 from vla.config import RunConfig
-from vla.data.examples import Examples, JsonlData, TabletopData
+from vla.data.examples import Examples, TabletopData
 from vla.data.image_text.mixture import MixtureData
 from vla.data.text import TextExample, TextRoom, collate_text, cut_rows, tokens_read, without_task
 from vla.training.faults import BadData
@@ -57,7 +59,7 @@ class StageConfig(RunConfig):
     """
 
     model: PaliGemmaConfig
-    data: AvoidSubcommands[TabletopData | JsonlData | MixtureData]
+    data: AvoidSubcommands[TabletopData | MixtureData]
     init: Path | None = None
     init_resolution: int | None = None
     siglip: Path | None = None
@@ -125,6 +127,9 @@ class StageConfig(RunConfig):
         def save(model: nn.Module, folder: Path) -> None:
             assert isinstance(model, PaliGemma)
             save_pretrained(model, tokenizer, folder)
+            codec = self.mask_codec()
+            if codec is not None:
+                shutil.copyfile(codec, folder / codec.name)
 
         return Job(
             model,
@@ -133,6 +138,14 @@ class StageConfig(RunConfig):
             held_out=None if held_out is None else validation,
             result="paligemma",
         )
+
+    def mask_codec(self) -> Path | None:
+        """The file of the codec that the result will be saved with: the data's, or init's."""
+        codec = self.data.codec
+        if codec is not None and codec.is_file():
+            return codec
+        source = codec or self.init
+        return None if source is None else codec_beside(source)
 
     def vocabulary(self) -> Tokenizer:
         """The tokenizer that `tokenizer` names, or that stands beside the weights.

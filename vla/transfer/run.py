@@ -7,26 +7,30 @@ import json
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from backbone.mask_codec import CODEC, VAE_OID, codec_beside
 from backbone.pretrained import read_config
 from backbone.vlm import VLM
 from vla.config import OptimConfig, overridden
-from vla.data.annotated import read_annotated
-from vla.data.examples import JsonlData, asked, prompt
+from vla.data.annotated import Annotated, read_annotated
+from vla.data.image_text.example import told
+from vla.data.image_text.formats import Prefixed, Refer
+from vla.data.image_text.frames import Frames
+from vla.data.image_text.jsonl import Jsonl
+from vla.data.image_text.mixture import MixtureData, Part
 from vla.evaluation.evaluate_vlm import evaluate_vlm, save_vlm_evaluation
-from vla.evaluation.vlm_tasks import TASKS
+from vla.evaluation.vlm_tasks import MASK_TASK, TASKS, referring_masks
 from vla.metrics import Score
 from vla.training.loop import train
 from vla.training.optimiser import BIG_VISION_DECAY
 from vla.training.schedule import Schedule
 from vla.training.stage_job import StageConfig
-from vla.transfer.table import GRID, Settings, settings, transfer
+from vla.transfer.table import GRID, Settings, Transfer, settings, transfer
 
 __all__ = ["Request", "run_transfer", "split_file", "stage", "variants"]
 
@@ -70,27 +74,31 @@ def stage(request: Request, chosen: Settings, seed: int = 0) -> StageConfig:
     checkpoint that isn't there or doesn't fit.
     """
     row = transfer(request.task)
-    validation = split_file(request.data, request.split)
-    data = JsonlData(
-        split_file(request.data, "train"),
-        validation,
-        ask=row.ask,
-        lower=row.lower,
-        few=request.few,
-        few_seed=seed,
-    )
+    train, validation = (split_file(request.data, split) for split in ("train", request.split))
     model = read_config(request.init)
     if model.resolution != request.resolution:
         raise ValueError(
             f"{request.init} is a PaliGemma of {model.resolution} pixels, but --resolution is "
             f"{request.resolution}; give the checkpoint of that resolution"
         )
-    count = request.few or len(read_annotated(data.file))
+    ask, lines = asking(request), read_annotated(train)
+    for line in lines:
+        ask.prompt(told(line))
+        if not (line.suffixes or (isinstance(ask, Refer) and line.objects)):
+            raise ValueError(f"{line.where}: expected a suffix to answer with")
+    part = Part(
+        request.task,
+        Jsonl(train, request.few, seed),
+        ask,
+        validation=Jsonl(validation),
+        frames=_frames(row, lines),
+    )
+    count = request.few or len(lines)
     batch = min(chosen.batch, count)
     return StageConfig(
         output_dir=request.output_dir,
         model=model,
-        data=data,
+        data=MixtureData((part,)),
         init=request.init,
         tokenizer=request.tokenizer,
         text_length=row.length,
@@ -110,6 +118,27 @@ def stage(request: Request, chosen: Settings, seed: int = 0) -> StageConfig:
         ema=None,
         seed=seed,
     )
+
+
+def asking(request: Request) -> Prefixed | Refer:
+    """How the task's examples are put. Raises ValueError where it needs a mask codec and the
+    checkpoint has none."""
+    row = transfer(request.task)
+    if row.metric != MASK_TASK:
+        return Prefixed(row.ask, row.lower)
+    codec = codec_beside(request.init)
+    if codec is None:
+        raise ValueError(
+            f"{request.task} is answered with masks, but there is no codec for them beside "
+            f"{request.init}; put {VAE_OID} or {CODEC} there"
+        )
+    return Refer(codec)
+
+
+def _frames(row: Transfer, lines: Iterable[Annotated]) -> Frames | None:
+    """Which frames are shown of films; examples of pictures show all of these."""
+    films = any(line.video is not None for line in lines)
+    return Frames(row.frames, row.stride) if films else None
 
 
 def variants(chosen: Settings, axes: Sequence[str]) -> dict[str, Settings]:
@@ -171,18 +200,23 @@ def run_transfer(
 
 def score(request: Request, config: StageConfig, folder: Path) -> tuple[Score, ...]:
     """Put the examples of the split to the model in `folder`, with the published decoding."""
-    row = transfer(request.task)
-    task = TASKS[row.metric]
-    ask = prompt if row.ask is None else partial(asked, template=row.ask)
-    task = replace(task, prompt=ask, beams=row.beams)
+    row, ask = transfer(request.task), asking(request)
     device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
     vlm = VLM.from_pretrained(folder, device=device, dtype="float32")
+    if row.metric == MASK_TASK:
+        assert vlm.codec is not None, "the run saved none beside its result"
+        task = referring_masks(vlm.codec.outline)
+    else:
+        task = TASKS[row.metric]
+    task = replace(task, prompt=lambda line: ask.prompt(told(line)), beams=row.beams)
+    examples = read_annotated(split_file(request.data, request.split))
+    frames = _frames(row, examples)
 
     def generate(images: list[list[np.ndarray]], prompts: list[str]) -> list[str]:
+        shown = images if frames is None else [frames(film) for film in images]
         options = {"max_new_tokens": task.max_new_tokens, "beams": task.beams}
-        return vlm.generate(images, prompts, **options)
+        return vlm.generate(shown, prompts, **options)
 
-    examples = read_annotated(split_file(request.data, request.split))
     evaluation = evaluate_vlm(task, examples, generate)
     save_vlm_evaluation(evaluation, config.output_dir, {"task": request.task})
     return evaluation.scores

@@ -32,10 +32,10 @@ class Settings:
 @dataclass(frozen=True)
 class Transfer:
     """settings: by resolution, pixels. metric: how it is scored, a name of
-    `vla.evaluation.vlm_tasks.TASKS`. length: text tokens. ask: the prompt, of an example's
-    {question} or {label}; None: every example brings its own as `prefix`. beams: of the published
-    decoding. frames: pictures of an example. lower: answers are trained in lower case. note: what
-    else is to be known.
+    `vla.evaluation.vlm_tasks.TASKS`, or `MASK_TASK`. length: text tokens. ask: the prompt, of an
+    example's {question} or {label}; None: every example brings its own as `prefix`. beams: of the
+    published decoding. frames: pictures of an example; of a film every `stride`-th frame, None:
+    spread over it. lower: answers are trained in lower case. note: what else is to be known.
     """
 
     settings: Mapping[int, Settings]
@@ -44,6 +44,7 @@ class Transfer:
     ask: str | None = "answer en {question}"
     beams: int = 1
     frames: int = 1
+    stride: int | None = None
     lower: bool = False
     note: str = ""
 
@@ -172,30 +173,24 @@ TRANSFERS: dict[str, Transfer] = {
             448: Settings(100, 256, 1e-5, smoothing=0.3),
             896: Settings(100, 64, 1e-5, smoothing=0.3),
         },
-        "refcoco",
+        "refcoco-masks",
         48,
         "{label}",
-        note="the suffix is four <loc> and sixteen <seg>; scored by boxes",
+        note="the answer is four <loc> and sixteen <seg>; mIoU of masks, then boxes",
     ),
-    "activitynet-qa": Transfer(
-        _at(LOW, 1, 128, 1e-5, 1e-6), "gqa", 64, frames=16, note="every 70th frame"
-    ),
+    "activitynet-qa": Transfer(_at(LOW, 1, 128, 1e-5, 1e-6), "gqa", 64, frames=16, stride=70),
     "activitynet-cap": Transfer(
         _at(LOW, 1, 128, 1e-5, 1e-6, frozen=True),
         "xm3600",
         64,
         CAPTION,
         frames=16,
-        note="every 30th frame",
+        stride=30,
     ),
-    "msrvtt-qa": Transfer(
-        _at(LOW, 1, 128, 1e-5, frozen=True), "gqa", 64, frames=16, note="every 9th frame"
-    ),
+    "msrvtt-qa": Transfer(_at(LOW, 1, 128, 1e-5, frozen=True), "gqa", 64, frames=16, stride=9),
     "msrvtt-cap": Transfer(_at(LOW, 20, 128, 1e-5, frozen=True), "xm3600", 32, CAPTION, frames=16),
-    "msvd-qa": Transfer(_at(LOW, 1, 128, 3e-6, 3e-7), "gqa", 64, frames=8, note="every 26th frame"),
-    "vatex": Transfer(
-        _at(LOW, 10, 128, 3e-6, 3e-7), "xm3600", 64, CAPTION, frames=16, note="every 7th frame"
-    ),
+    "msvd-qa": Transfer(_at(LOW, 1, 128, 3e-6, 3e-7), "gqa", 64, frames=8, stride=26),
+    "vatex": Transfer(_at(LOW, 10, 128, 3e-6, 3e-7), "xm3600", 64, CAPTION, frames=16, stride=7),
 }
 
 

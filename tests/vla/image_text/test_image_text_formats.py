@@ -24,6 +24,7 @@ from vla.data.image_text.formats import (
     Ocr,
     Prefixed,
     Question,
+    Refer,
     Region,
     Segment,
     named,
@@ -81,11 +82,25 @@ def test_of_several_answers_each_epoch_takes_another_one():
 def test_questions_and_prefixes():
     example = shown(prefix="my prompt", question="how many?", suffixes=("two",), lang="de")
     assert Answer()(example, draw()) == Asked("answer de how many?", "two")
-    assert Answer(prompt="{question}")(example, draw()) == Asked("how many?", "two")
     assert Question("fr")(example, draw()) == Asked("question fr two", "how many?")
     assert Prefixed()(example, draw()) == Asked("my prompt", "two")
     with pytest.raises(ValueError, match="data:1: this task needs question"):
         Answer()(shown(suffixes=("x",)), draw())
+
+
+def test_a_template_makes_the_prompts_of_examples_that_bring_none():
+    asked = Prefixed("answer en {question}", lower=True)
+    example = shown(question="how many?", suffixes=("Two",))
+    assert asked(example, draw()) == Asked("answer en how many?", "two")
+    assert asked(shown(prefix="mine", suffixes=("x",)), draw()).prompt == "mine"
+    labelled = shown(things=things("the left cat"), suffixes=("x",))
+    assert Prefixed("{label}")(labelled, draw()).prompt == "the left cat"
+    with pytest.raises(ValueError, match='data:1: expected "question", or "prefix"'):
+        asked(labelled, draw())
+    with pytest.raises(ValueError, match='data:1: expected one object, or "prefix"'):
+        Prefixed("{label}")(example, draw())
+    with pytest.raises(ValueError, match="data:1: this task needs prefix"):
+        Prefixed()(example, draw())
 
 
 def test_ocr_leaves_out_as_few_snippets_as_it_must():
@@ -156,6 +171,28 @@ def test_segmentation_codes_the_mask_within_its_box(tmp_path):
     assert found.codes == tuple(codes)
     with pytest.raises(ValueError, match="data:1: 'cat' has no mask to segment"):
         Segment(tmp_path)(shown(things=things("cat")), draw())
+
+
+def test_what_is_referred_to_is_answered_with_its_place_and_mask_alone(tmp_path):
+    torch.manual_seed(0)
+    codec = MaskCodec(SMALL_MASK_CODEC).eval()
+    save_weights(codec, tmp_path / "mask_codec.safetensors")
+    mask = np.zeros((100, 200), bool)
+    mask[0:50, 0:20] = True
+    cats = [
+        Thing("left cat", (0, 0, 10, 50), lambda: mask),
+        Thing("right cat", (10, 0, 20, 50), lambda: mask),
+    ]
+    asked = [Refer(tmp_path)(shown(things=tuple(cats)), draw(k)) for k in range(2)]
+    assert {a.prompt for a in asked} == {"left cat", "right cat"}
+    assert all(re.fullmatch(r"(<loc\d{4}>){4}(<seg\d{3}>){16}", a.answer) for a in asked)
+    with torch.no_grad():
+        codes = codec.encode(torch.ones(1, 64, 64))[0].tolist()
+    assert parse_detections(asked[0].answer).items[0].codes == tuple(codes)
+    ready = shown(things=tuple(cats[:1]), suffixes=("<loc0001>",))
+    assert Refer(tmp_path)(ready, draw()) == Asked("left cat", "<loc0001>")
+    with pytest.raises(ValueError, match="data:1: 'cat' has no mask to segment"):
+        Refer(tmp_path)(shown(things=things("cat")), draw())
 
 
 def test_regions_take_turns():

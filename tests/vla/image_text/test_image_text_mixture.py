@@ -1,16 +1,23 @@
 """Sources in exact shares, each read whole before it is read again, and nothing to remember."""
 
+import json
 from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import sources
+import torch
+from PIL import Image
 
+from backbone.detections import parse_detections
+from backbone.mask_codec import SMALL_MASK_CODEC, MaskCodec
 from backbone.paligemma import PALIGEMMA_TINY
 from backbone.tokenizer import Tokenizer
-from vla.data.augment import Augment
-from vla.data.image_text.formats import Caption, Detect
+from backbone.weights import save_weights
+from vla.data.augment import Augment, Window
+from vla.data.image_text.example import ImageText, Thing
+from vla.data.image_text.formats import Caption, Detect, Refer, Segment
 from vla.data.image_text.jsonl import Jsonl
 from vla.data.image_text.mixture import Mixture, MixtureData, Opened, Order, Part, Turns
 from vla.data.text import TextExample, collate_text, cut_rows
@@ -85,6 +92,70 @@ def test_positions_are_pure_functions_with_random_preprocessing(folder):
     assert counts == {0: 768, 1: 256}
     heavier = MixtureData(parts, weights=(("captions", 0.0),)).training(model, 4)
     assert {heavier[p].part for p in range(30)} == {"boxes"}
+
+
+def test_boxes_and_masks_follow_the_crop_of_their_picture(tmp_path):
+    """A white rectangle in a black picture: wherever the crop puts it, the answer's box says so."""
+    torch.manual_seed(0)
+    codec = MaskCodec(SMALL_MASK_CODEC).eval()
+    save_weights(codec, tmp_path / "mask_codec.safetensors")
+    pixels = np.zeros((200, 240, 3), np.uint8)
+    pixels[60:140, 96:156] = 255
+    for name in ("picture", "mask"):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    thing = {"label": "sheet", "box": [96, 60, 156, 140], "mask": "mask.png"}
+    (tmp_path / "d.jsonl").write_text(json.dumps({"image": "picture.png", "objects": [thing]}))
+    crop = Augment(crop=1, area=0.5, jpeg=0, resize=False)
+    formats = (Detect(), Segment(tmp_path), Refer(tmp_path))
+    parts = tuple(
+        Part(type(f).__name__, Jsonl(tmp_path / "d.jsonl"), f, augment=crop) for f in formats
+    )
+    model = replace(MODEL, vision=replace(MODEL.vision, resolution=256))
+    mixture = MixtureData(parts).training(model, 3)
+    with torch.no_grad():
+        full = tuple(codec.encode(torch.ones(1, 64, 64))[0].tolist())
+    places = set()
+    for p in range(60):
+        row = mixture[p]
+        [found] = parse_detections(row.answer).items
+        ys, xs = np.nonzero(row.images[0, ..., 0] > 127)
+        seen = (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
+        np.testing.assert_allclose(found.box.pixels((256, 256)), seen, atol=1.5)
+        assert found.codes == (None if row.part == "Detect" else full)
+        places.add(found.box.bins())
+    assert len(places) > 30
+
+
+def test_what_a_crop_leaves_nothing_of_is_not_asked_for():
+    corner, middle = Thing("corner", (0, 0, 5, 5)), Thing("middle", (40, 40, 60, 60))
+    example = ImageText((np.zeros((100, 100, 3), np.uint8),), "data:1", things=(corner, middle))
+    window = Window(10, 10, 80, 80)
+    assert [t.label for t in example.cropped([window]).things] == ["middle"]
+    alone = replace(example, things=(corner,)).cropped([window])
+    assert (alone.size, alone.things) == ((100, 100), (corner,))  # else there were nothing to ask
+
+
+def test_places_in_texts_cannot_follow_a_crop():
+    picture = (np.zeros((10, 10, 3), np.uint8),)
+    example = ImageText(picture, "data:1", suffixes=("<loc0001><loc0002> cat",))
+    with pytest.raises(
+        ValueError, match=r"data:1: a text holds <loc>, .* augment=Augment\(crop=0\)"
+    ):
+        example.cropped([Window(0, 0, 9, 9)])
+
+
+def test_some_of_a_files_lines_are_drawn_by_a_seed(folder):
+    def drawn(seed: int) -> list[str]:
+        lines = Jsonl(folder, few=5, few_seed=seed).open()
+        return [lines[i].where for i in range(len(lines))]
+
+    assert len(drawn(0)) == 5
+    assert drawn(0) == drawn(0)
+    assert len({tuple(drawn(seed)) for seed in range(6)}) > 1
+    with pytest.raises(ValueError, match=r"few asks for 99 examples, .* has 12"):
+        Jsonl(folder, few=99).open()
+    with pytest.raises(ValueError, match="few is 0; give 1 example or more"):
+        Jsonl(folder, few=0)
 
 
 def test_weights_have_to_name_parts(folder):

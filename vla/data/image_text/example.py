@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 
 from vla.data.annotated import Annotated
+from vla.data.augment import Window
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,13 @@ class Thing:
     label: str
     box: tuple[float, float, float, float]
     read_mask: Callable[[], np.ndarray] | None = None
+
+    def cropped(self, window: Window) -> Thing | None:
+        """As it stands in a piece of the picture; None where it is not to be seen there."""
+        box, read = window.moved(self.box), self.read_mask
+        if box is None:
+            return None
+        return Thing(self.label, box, None if read is None else lambda: window.of(read()))
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,24 @@ class ImageText:
         """(height, width) of the first picture, pixels."""
         height, width = self.pictures[0].shape[:2]
         return height, width
+
+    def cropped(self, windows: Sequence[Window]) -> ImageText:
+        """A piece of each picture; boxes and masks move with the first one's.
+
+        Things that the piece doesn't show are left out; where these are all, the first picture
+        stays whole. Raises ValueError where a text holds places, `<loc>`, which can't be moved.
+        """
+        texts = (self.prefix, self.question, *self.suffixes, *sum(self.captions.values(), ()))
+        if any(text and "<loc" in text for text in texts):
+            raise ValueError(
+                f"{self.where}: a text holds <loc>, a place that doesn't follow a crop; give its "
+                'part augment=Augment(crop=0), or the places as "objects"'
+            )
+        things = tuple(t for thing in self.things if (t := thing.cropped(windows[0])))
+        if self.things and not things:
+            things, windows = self.things, [Window(0, 0, *self.size), *windows[1:]]
+        pieces = tuple(w.of(p) for w, p in zip(windows, self.pictures, strict=True))
+        return replace(self, pictures=pieces, things=things)
 
 
 class ImageTexts(Protocol):
@@ -72,13 +98,18 @@ class Source(Protocol):
 
 def image_text(annotated: Annotated) -> ImageText:
     """A line of a JSONL file with its pictures read."""
+    return replace(told(annotated), pictures=tuple(annotated.read_images()))
+
+
+def told(annotated: Annotated) -> ImageText:
+    """A line of a JSONL file without its pictures, for looking at its texts alone."""
     things = tuple(
         Thing(o.label, o.box, o.read_mask if o.mask is not None else None)
         for o in annotated.objects
         if not o.crowd
     )
     return ImageText(
-        tuple(annotated.read_images()),
+        (),
         annotated.where,
         annotated.prefix,
         annotated.question,

@@ -34,6 +34,7 @@ __all__ = [
     "Ocr",
     "Prefixed",
     "Question",
+    "Refer",
     "Region",
     "Segment",
     "named",
@@ -60,11 +61,31 @@ class Format(Protocol):
 
 @dataclass(frozen=True)
 class Prefixed:
-    """The example's own prompt, its prefix; every epoch another one of its suffixes."""
+    """The example's own prompt, its prefix; every epoch another one of its suffixes.
+
+    template: the prompt of an example without a prefix, with {question}, or {label}, that of its
+    only object, in it. lower: answers in lower case.
+    """
+
+    template: str | None = None
+    lower: bool = False
 
     def __call__(self, example: ImageText, draw: Draw) -> Asked:
-        prefix = _needed(example.prefix, "prefix", example)
-        return Asked(prefix, draw.one_of(_needed(example.suffixes, "suffixes", example)))
+        answer = draw.one_of(_needed(example.suffixes, "suffixes", example))
+        return Asked(self.prompt(example), answer.lower() if self.lower else answer)
+
+    def prompt(self, example: ImageText) -> str:
+        """Looks at texts alone. Raises ValueError where what the template names is missing."""
+        if self.template is None or example.prefix is not None:
+            return _needed(example.prefix, "prefix", example)
+        if "{question}" in self.template and example.question is None:
+            raise ValueError(f'{example.where}: expected "question", or "prefix", the whole prompt')
+        prompt = self.template.replace("{question}", example.question or "")
+        if "{label}" not in prompt:
+            return prompt
+        if len(example.things) != 1:
+            raise ValueError(f'{example.where}: expected one object, or "prefix", the whole prompt')
+        return prompt.replace("{label}", example.things[0].label)
 
 
 @dataclass(frozen=True)
@@ -126,17 +147,11 @@ class Ocr:
 
 @dataclass(frozen=True)
 class Answer:
-    """`answer {lang} {question}`; every epoch another answer, until all were taken. prompt: another
-    one with {question} in it, such as "{question}" alone.
-    """
-
-    prompt: str | None = None
+    """`answer {lang} {question}`; every epoch another answer, until all were taken."""
 
     def __call__(self, example: ImageText, draw: Draw) -> Asked:
         question = _needed(example.question, "question", example)
         answer = draw.one_of(_needed(example.suffixes, "suffixes", example))
-        if self.prompt is not None:
-            return Asked(self.prompt.replace("{question}", question), answer)
         return Asked(tasks.answer(question, example.lang or "en"), answer)
 
 
@@ -196,24 +211,36 @@ class Segment:
 
     def __call__(self, example: ImageText, draw: Draw) -> Asked:
         labels, things = _chosen(example, draw, self.order, self.most)
-        parts = []
-        for thing in things:
-            if thing.read_mask is None:
-                raise ValueError(f"{example.where}: {thing.label!r} has no mask to segment")
-            mask = thing.read_mask()
-            if mask.shape != example.size:
-                raise ValueError(
-                    f"{example.where}: the mask of {thing.label!r} has {list(mask.shape)} pixels, "
-                    f"the picture {list(example.size)}"
-                )
-            parts.append(cut(mask, _box(thing, example)))
-        with torch.no_grad():
-            codes = _codec(self.codec).encode(torch.from_numpy(np.stack(parts))).tolist()
         found = [
-            Detection(thing.label, _box(thing, example), tuple(code))
-            for thing, code in zip(things, codes, strict=True)
+            Detection(thing.label, _box(thing, example), codes)
+            for thing, codes in zip(things, _codes(self.codec, things, example), strict=True)
         ]
         return Asked(tasks.segment(labels), detection_answer(found))
+
+
+@dataclass(frozen=True)
+class Refer:
+    """RefCOCO's: what an object is called, alone → its `<loc>`×4 and `<seg>`×16, no name.
+
+    Of several objects every epoch asks for another one. An example that has suffixes is answered
+    with these, and may have a prefix as its prompt. codec: as in `Segment`.
+    """
+
+    codec: Path
+
+    def __call__(self, example: ImageText, draw: Draw) -> Asked:
+        if example.suffixes:
+            return Asked(self.prompt(example), draw.one_of(example.suffixes))
+        thing = draw.one_of(_needed(example.things, "objects", example))
+        [codes] = _codes(self.codec, [thing], example)
+        answer = detection_answer([Detection("", _box(thing, example), codes)])
+        return Asked(example.prefix or thing.label, answer)
+
+    def prompt(self, example: ImageText) -> str:
+        """Of the first object; looks at texts alone."""
+        if example.prefix is not None:
+            return example.prefix
+        return _needed(example.things, "objects", example)[0].label
 
 
 @dataclass(frozen=True)
@@ -263,7 +290,16 @@ class ObjectQuestion:
 
 
 AnyFormat = (
-    Prefixed | Caption | Ocr | Answer | Question | Detect | Segment | Region | ObjectQuestion
+    Prefixed
+    | Caption
+    | Ocr
+    | Answer
+    | Question
+    | Detect
+    | Segment
+    | Refer
+    | Region
+    | ObjectQuestion
 )
 
 # By the words that begin their prompts.
@@ -275,6 +311,7 @@ FORMATS: dict[str, type[AnyFormat]] = {
     "question": Question,
     "detect": Detect,
     "segment": Segment,
+    "refer": Refer,
     "region": Region,
     "objects": ObjectQuestion,
 }
@@ -289,8 +326,9 @@ def named(task: str) -> AnyFormat:
         close = difflib.get_close_matches(task, FORMATS, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise ValueError(f"unknown task {task!r}; {hint}there are {', '.join(FORMATS)}")
-    if FORMATS[task] is Segment:
-        raise ValueError("'segment' needs options; give the format itself: Segment(codec=…)")
+    if FORMATS[task] in (Segment, Refer):
+        name = FORMATS[task].__name__
+        raise ValueError(f"{task!r} needs options; give the format itself: {name}(codec=…)")
     return FORMATS[task]()  # pyright: ignore[reportCallIssue]
 
 
@@ -322,6 +360,24 @@ def _chosen(
 
 def _box(thing: Thing, example: ImageText) -> Box:
     return Box.from_pixels(*thing.box, example.size)
+
+
+def _codes(codec: Path, things: list[Thing], example: ImageText) -> list[tuple[int, ...]]:
+    """The mask codes of these things."""
+    parts = []
+    for thing in things:
+        if thing.read_mask is None:
+            raise ValueError(f"{example.where}: {thing.label!r} has no mask to segment")
+        mask = thing.read_mask()
+        if mask.shape != example.size:
+            raise ValueError(
+                f"{example.where}: the mask of {thing.label!r} has {list(mask.shape)} pixels, "
+                f"the picture {list(example.size)}"
+            )
+        parts.append(cut(mask, _box(thing, example)))
+    with torch.no_grad():
+        codes = _codec(codec).encode(torch.from_numpy(np.stack(parts))).tolist()
+    return [tuple(each) for each in codes]
 
 
 def _random_box(rng: np.random.Generator) -> Box:

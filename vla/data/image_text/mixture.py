@@ -9,11 +9,12 @@ and a run that is stopped goes on with no state. Each source is read in a fresh 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
 from math import ceil, floor
+from pathlib import Path
 
 import numpy as np
 from tyro.conf import AvoidSubcommands, Fixed
@@ -24,7 +25,7 @@ from backbone.paligemma import PaliGemmaConfig
 from vla.data.augment import Augment
 from vla.data.image_text.draw import Draw
 from vla.data.image_text.example import ImageTexts
-from vla.data.image_text.formats import AnyFormat, Format, named
+from vla.data.image_text.formats import AnyFormat, Format, Refer, Segment, named
 from vla.data.image_text.frames import Frames
 from vla.data.image_text.hugging_face import HuggingFace
 from vla.data.image_text.jsonl import Jsonl
@@ -44,7 +45,7 @@ class Part:
 
     name: in reports. ask: a format, or the name of one as it stands, such as "ocr". validation: a
     source of examples that are never trained on. frames: for films. augment: instead of the
-    mixture's; boxes do not follow its crop.
+    mixture's.
     """
 
     name: str
@@ -88,6 +89,12 @@ class MixtureData:
         for name, _ in self.weights:
             if name not in names:
                 raise ValueError(f"weights name no part {name!r}; there are {', '.join(names)}")
+
+    @property
+    def codec(self) -> Path | None:
+        """The mask codec of the first part that needs one."""
+        asked = (part.format for part in self.parts)
+        return next((ask.codec for ask in asked if isinstance(ask, Segment | Refer)), None)
 
     def training(self, model: PaliGemmaConfig, seed: int, room: TextRoom | None = None) -> Mixture:
         """Raises ValueError or FileNotFoundError for sources that can't be read."""
@@ -219,11 +226,13 @@ class Mixture:
         example = part.texts[index]
         seed = source_seed(self.seed, number)
         draw = Draw.at(seed, index, len(part.texts), epoch, self._room)
-        asked = part.ask(example, draw)
-        pictures = example.pictures
         if part.frames is not None:
-            pictures = part.frames(pictures)
-        images = np.stack([self._fitted(picture, part, draw.rng) for picture in pictures])
+            example = replace(example, pictures=tuple(part.frames(example.pictures)))
+        if part.augment is not None and part.augment.crop:
+            sizes = (picture.shape[:2] for picture in example.pictures)
+            example = example.cropped([part.augment.window(h, w, draw.rng) for h, w in sizes])
+        asked = part.ask(example, draw)
+        images = np.stack([self._fitted(picture, part, draw.rng) for picture in example.pictures])
         return TextExample(
             images, asked.prompt, asked.answer, asked.silent, part.name, example.where
         )
