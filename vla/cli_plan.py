@@ -11,7 +11,8 @@ def add_plan(commands) -> argparse.ArgumentParser:
         "plan",
         help="memory, work and speed of a run, before it starts",
         description="Say what the run in CONFIG takes on N GPUs: parameters, memory for each "
-        "choice of recomputation, the largest batch that fits, FLOPs, samples/s. Opens no data. "
+        "choice of recomputation, the largest batch that fits, FLOPs, samples/s; then how long all "
+        "of it takes, what it reads, and what checkpoints and failures cost. Opens no data. "
         "Every field of the config can be overridden by its name, as in `vla train`.",
         usage="vla plan CONFIG [--gpus N] [--memory GB] [--field VALUE ...] [--json]",
         allow_abbrev=False,
@@ -44,6 +45,21 @@ def add_plan(commands) -> argparse.ArgumentParser:
     parser.add_argument(
         "--text", type=positive, metavar="N", help="text tokens; default: the prompt's, or else 64"
     )
+    parser.add_argument(
+        "--picture-kb", type=float, metavar="KB", help="of an encoded picture (default: 100)"
+    )
+    parser.add_argument(
+        "--failure-hours",
+        type=float,
+        metavar="H",
+        help="GPU-hours between failures (default: 50700, Llama 3's)",
+    )
+    parser.add_argument(
+        "--restart", type=float, metavar="MIN", help="minutes that one takes (default: 10)"
+    )
+    parser.add_argument(
+        "--disk", type=float, metavar="GB/S", help="at which checkpoints are written (default: 2)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON, sizes in bytes")
     parser.set_defaults(run=_run_plan, takes_rest=True)
     return parser
@@ -53,10 +69,14 @@ def _run_plan(args: argparse.Namespace) -> None:
     import json
 
     from vla.config import load_config
+    from vla.planning.course import Surroundings, course
     from vla.planning.plan import plan
 
+    named = {n: getattr(args, n) for n in ("picture_kb", "failure_hours", "restart", "disk")}
+    around = Surroundings(**{name: value for name, value in named.items() if value is not None})
+    config = load_config(args.config, args.overrides)
     result = plan(
-        load_config(args.config, args.overrides),
+        config,
         gpus=args.gpus,
         memory=args.memory,
         reserve=args.reserve,
@@ -65,4 +85,8 @@ def _run_plan(args: argparse.Namespace) -> None:
         cameras=args.cameras,
         text=args.text,
     )
-    print(json.dumps(result.as_json(), indent=2) if args.json else result)
+    whole = course(config, result, around)
+    if args.json:
+        print(json.dumps(result.as_json() | {"course": whole.as_json()}, indent=2))
+    else:
+        print(f"{result}\n{whole}")

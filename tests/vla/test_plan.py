@@ -18,6 +18,7 @@ from vla import cli
 from vla.config import DataConfig, OptimConfig, ParallelConfig, RunConfig, TrainConfig
 from vla.pi0 import PI0, PI0_SMALL, PI0_TINY, Pi0Config
 from vla.pi05 import PI05_TINY
+from vla.planning.course import Surroundings, course
 from vla.planning.live import Live
 from vla.planning.plan import plan
 from vla.planning.rehearsal import rehearse
@@ -281,6 +282,34 @@ def test_the_command_prints_a_table_or_json(capsys, tmp_path):
     told = json.loads(said("--json", "--parallel.recompute", "1", "--mfu", "0.5", "--tflops", "1"))
     assert told["chosen"] == 1
     assert told["samples_per_second"] == pytest.approx(0.5e12 / told["flops"])
+    assert told["course"]["samples"] == 200 * 16
+
+
+def test_a_run_lasts_as_long_as_its_flops_and_loses_what_failures_cost():
+    """Closed forms; a pretend cluster of 2 GPUs that fails once in 100 of their hours."""
+    config = replace(policy_run(), steps=1000, batch_size=8, save_every=100)
+    told = plan(config, gpus=2, memory=24, mfu=0.5, tflops=1e-3, cameras=2)
+    around = Surroundings(picture_kb=10, failure_hours=200, restart=15, disk=1e-4)
+    found = course(config, told, around)
+    rate = 2 * 0.5 * 1e9 / told.flops
+    assert found.days == pytest.approx(8000 / rate / 86400)
+    assert found.pictures == pytest.approx(2 * rate)
+    assert found.encoded == pytest.approx(2 * rate * 1e4)
+    assert found.decoded == pytest.approx(2 * rate * 3 * config.model.backbone.resolution**2)
+    numbers = sum(part.parameters for part in told.parts)
+    learning = 2 * told.moments / 8  # two float32 moments of what learns, on two GPUs
+    assert found.checkpoint == pytest.approx(4 * (2 * numbers + 3 * learning), rel=1e-3)
+    assert found.interval == pytest.approx(100 * 8 / rate)
+    assert found.failures == pytest.approx(0.24)
+    writing = found.checkpoint / 1e5
+    expected = writing / found.interval + (found.interval / 2 + 900) / 360_000
+    assert found.lost == pytest.approx(expected)
+    for factor in (0.8, 1.25):  # the best interval is the best
+        other = found.best * factor
+        assert writing / other + (other / 2 + 900) / 360_000 > found.least
+    assert "0.24 failures a day" in str(found)
+    with pytest.raises(ValueError, match="disk is 0; it must be above 0"):
+        Surroundings(disk=0)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Masks of the tabletop's things, for training a mask codec.
 
     codec = MaskCodec(replace(SMALL_MASK_CODEC, code_width=16, widths=(8, 16, 32, 32)))
-    for loss in train(codec, thing_masks(0), 800, torch.Generator().manual_seed(0)): ...
+    for loss in train(codec, thing_masks(0), 500, torch.Generator().manual_seed(0)): ...
 
 made `vla/assets/mask_codec_tabletop` (after `torch.manual_seed(0)`).
 """
@@ -26,8 +26,8 @@ BATCH = 32
 
 
 def thing_masks(seed: int) -> Iterator[Tensor]:
-    """Endless batches, bool [32, 64, 64], of things' masks within their boxes, rounded as answers
-    are, in scenes that no training draws.
+    """Endless batches of things' masks within their boxes, which are rounded as answers are, in
+    scenes that no training draws: float32 [32, 64, 64] in [0, 1].
     """
     rng = np.random.default_rng((seed, HELD_OUT_SEED))
     parts: list[np.ndarray] = []

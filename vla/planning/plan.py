@@ -67,6 +67,7 @@ class Plan:
     batch: int
     cameras: int
     text: int
+    resolution: int
     parts: tuple[Part, ...]
     weights: float
     gradients: float
@@ -233,6 +234,7 @@ def plan(
         batch,
         drawn.cameras,
         drawn.text,
+        drawn.resolution,
         _parts(final),
         *kept,
         gathered=max(gathered.during, gathered.end),

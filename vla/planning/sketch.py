@@ -27,12 +27,13 @@ TEXT = 64  # tokens of a prompt with its answer
 @dataclass(frozen=True)
 class Sketch:
     """model: builds it. inputs: what `model(*inputs)` takes for so many samples; zeros. cameras,
-    text: pictures and text tokens of a sample."""
+    text, resolution: pictures, text tokens, and a picture's side in pixels, of a sample."""
 
     model: Callable[[], nn.Module]
     inputs: Callable[[int], tuple[Any, ...]]
     cameras: int
     text: int
+    resolution: int
 
 
 def sketch(config: RunConfig, cameras: int | None = None, text: int | None = None) -> Sketch:
@@ -51,6 +52,7 @@ def sketch(config: RunConfig, cameras: int | None = None, text: int | None = Non
             lambda batch: _policy_inputs(sizes, batch, cameras, text, config.draws),
             cameras,
             text,
+            sizes.backbone.resolution,
         )
     if isinstance(config, TextConfig | StageConfig):
         paligemma = config.model
@@ -61,6 +63,7 @@ def sketch(config: RunConfig, cameras: int | None = None, text: int | None = Non
             lambda batch: (_text_batch(paligemma, batch, cameras, text),),
             cameras,
             text,
+            paligemma.resolution,
         )
     raise ValueError(
         f"a {type(config).__name__} can't be planned; expected the TrainConfig of a policy, or the "
