@@ -109,7 +109,7 @@ def _prints_of(path: Path, encoder: PaliGemma | None, progress: bool) -> tuple[l
 
 def _lots(path: Path, progress: bool) -> Iterator[list[tuple[str, int, np.ndarray]]]:
     """A set's pictures, `LOT` at a time. Raises ValueError if it has none."""
-    bar = tqdm(_pictures(path), f"looking at {path}", disable=None if progress else True)
+    bar = iter(tqdm(_pictures(path), f"looking at {path}", disable=None if progress else True))
     some = False
     while lot := list(islice(bar, LOT)):
         some = True

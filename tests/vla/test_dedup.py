@@ -162,6 +162,17 @@ def test_the_command_writes_a_report_and_what_is_left(tmp_path, capsys):
     assert "12.50 %" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("progress", [True, False])
+def test_sets_of_many_lots_are_looked_through_to_their_end(tmp_path, monkeypatch, progress):
+    """It once stopped after the first lot, 256 pictures."""
+    monkeypatch.setattr("vla.dedup.LOT", 3)
+    for i in range(8):
+        scene(i).save(tmp_path / f"{i}.png")
+    report = dedup(tmp_path, [tmp_path], Search(), progress=progress)
+    assert report.train[1] == report.against[0][1] == 8
+    assert report.examples == tuple(range(8))
+
+
 def test_what_is_no_set_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file or folder"):
         dedup(tmp_path, [tmp_path / "none"], Search())
