@@ -75,6 +75,6 @@ config = StageConfig(
     workers=8,
     log_every=20,
     eval_every=5_000,
-    save_every=1_000,
+    save_every=10_000,
     keep_every=20_000,
 )

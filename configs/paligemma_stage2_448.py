@@ -76,5 +76,5 @@ config = StageConfig(
     workers=8,
     log_every=20,
     eval_every=2_000,
-    save_every=500,
+    save_every=5_000,
 )
