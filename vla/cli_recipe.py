@@ -101,7 +101,8 @@ def _add_ablate(commands) -> argparse.ArgumentParser:
         description="Train every variant of switch NAME on tabletop scenes from the same seeds, "
         "score all of them on scenes never seen, and write a table and a plot into --output-dir. "
         "Goes on where it was stopped. NAME: ar_mask, loss, freeze, connector, encoder, "
-        "vision_warmup, resolution, task_prefix, new_rows, duration. Fields of all runs follow.",
+        "vision_warmup, resolution, task_prefix, new_rows, duration; and cotrain, policies with "
+        "and without questions. Fields of all runs follow.",
         usage="vla ablate NAME [--steps N] [--seeds N] [--minutes M] [--field VALUE ...]",
         allow_abbrev=False,
     )
@@ -121,6 +122,8 @@ def _add_ablate(commands) -> argparse.ArgumentParser:
         ("siglip", "stage 0's image encoder"),
         ("gemma", "stage 0's language model"),
         ("init", "a PaliGemma of stage 1, for resolution"),
+        ("demonstrations", "a dataset of Tabletop-easy-v0, for cotrain"),
+        ("texts", "what collect-vlm wrote, for cotrain"),
     ):
         parser.add_argument(
             f"--{part}", type=Path, metavar="DIR", help=f"{what}; see docs/recipe.md"
@@ -133,12 +136,13 @@ def _run_ablate(args: argparse.Namespace) -> None:
     from vla.ablation.run import ablate, table
     from vla.ablation.switches import Sources
 
-    given = {part: getattr(args, part) for part in ("siglip", "gemma", "init")}
+    names = ("siglip", "gemma", "init", "demonstrations", "texts")
+    given = {name: getattr(args, name) for name in names}
     folder = args.output_dir or Path("outputs/ablate") / args.name
     rows = ablate(
         args.name,
         folder,
-        sources=Sources(**{part: path for part, path in given.items() if path is not None}),
+        sources=Sources(**{name: path for name, path in given.items() if path is not None}),
         steps=args.steps,
         seeds=args.seeds,
         minutes=args.minutes,

@@ -14,6 +14,8 @@ from backbone.tokenizer import Tokenizer
 from vla.ablation.run import ablate, table
 from vla.ablation.switches import SWITCHES, Sources, variants
 from vla.cli import main
+from vla.data.collect import collect
+from vla.data.tabletop_annotated import write_annotated
 from vla.training.optimiser import freeze, make_optimiser
 
 FIELDS = ("--batch-size", "2", "--device", "cpu", "--eval-batches", "1")
@@ -35,10 +37,10 @@ def sources(tmp_path_factory) -> Sources:
 
 def test_every_switch_of_the_paper_is_there():
     wanted = {"ar_mask", "loss", "freeze", "connector", "encoder", "vision_warmup", "resolution"}
-    assert wanted | {"task_prefix", "new_rows", "duration"} == set(SWITCHES)
+    assert wanted | {"task_prefix", "new_rows", "duration", "cotrain"} == set(SWITCHES)
 
 
-@pytest.mark.parametrize("name", SWITCHES)
+@pytest.mark.parametrize("name", [name for name in SWITCHES if name != "cotrain"])
 def test_variants_differ_and_each_gives_a_loss(name, sources):
     runs = variants(name, sources, 8)
     assert len(runs) >= 2
@@ -87,6 +89,40 @@ def test_a_switch_is_trained_scored_drawn_and_not_trained_again(sources, tmp_pat
     assert (tmp_path / "ablation.png").read_bytes().startswith(b"\x89PNG")
     monkeypatch.setattr("vla.ablation.run.train", None)  # a call would fail
     assert ablate("connector", tmp_path, **options) == rows
+
+
+@pytest.fixture(scope="module")
+def robot(tmp_path_factory) -> Sources:
+    folder = tmp_path_factory.mktemp("robot")
+    collect("Tabletop-easy-v0", 3, folder / "dataset", image_size=72, progress=False)
+    write_annotated("Tabletop-easy-v0", 4, folder / "vlm", seed=0, image_size=72, progress=False)
+    return Sources(demonstrations=folder / "dataset", texts=folder / "vlm")
+
+
+def test_policies_see_the_same_demonstrations_with_and_without_questions(robot):
+    runs = variants("cotrain", robot, 8)
+    assert list(runs) == [
+        "policy alone",
+        "policy and questions",
+        "policy and questions, insulated",
+        "policy alone, backbone frozen",
+    ]
+    batches = [run.job().batch(3) for run in runs.values()]
+    frames = [[m.samples for m in batch if m.kind != "text"] for batch in batches]
+    assert all(f == frames[0] for f in frames)
+    assert [any(m.kind == "text" for m in batch) for batch in batches] == [False, True, True, False]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_policies_are_rolled_out_and_their_backbones_asked(robot, tmp_path):
+    overrides = ("--batch-size", "2", "--device", "cpu", "--eval-batches", "1")
+    rows = ablate("cotrain", tmp_path, sources=robot, steps=2, examples=2, overrides=overrides)
+    assert len(rows) == 4
+    for row in rows:
+        assert {"success", "questions right"} <= row.keys()
+    with pytest.raises(FileNotFoundError, match="nothing at nowhere, where runs of cotrain start"):
+        variants("cotrain", Sources(demonstrations=Path("nowhere")), 8)
 
 
 def test_a_table_tells_mean_and_spread_and_what_is_missing():

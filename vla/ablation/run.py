@@ -15,6 +15,7 @@ import torch
 from backbone.detections import Box, parse_detections
 from backbone.pretrained import load_pretrained
 from backbone.vlm import VLM
+from vla.ablation.cotrain import policy_score
 from vla.ablation.switches import Sources, variants
 from vla.config import overridden
 from vla.data.examples import TabletopData
@@ -69,7 +70,8 @@ def ablate(
             where = folder / variant.replace(" ", "-").replace("/", "-") / f"seed{seed}"
             config = overridden(replace(run, output_dir=where, seed=seed), words, "vla ablate")
             result = train(config, resume=True)
-            results[key] = _score(config, result, examples)
+            of_kind = _score if isinstance(config, StageConfig) else policy_score
+            results[key] = of_kind(config, result, examples)
             _write(stored, results)
             longest = max(longest, time.monotonic() - began - now)
     if not results:

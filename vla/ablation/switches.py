@@ -11,8 +11,10 @@ from typing import Any
 from backbone.design import Design
 from backbone.paligemma import PALIGEMMA_SMALL
 from backbone.siglip import raw_patches
-from vla.config import OptimConfig
+from vla.ablation.cotrain import policies
+from vla.config import OptimConfig, TrainConfig
 from vla.data.examples import TabletopData
+from vla.training.cotrain_job import CoTrainConfig
 from vla.training.schedule import Schedule
 from vla.training.stage_job import StageConfig
 
@@ -23,14 +25,25 @@ SLOW = Schedule("rsqrt", warmup=300, timescale=300)
 LANGUAGE, VISION = ("language", "embedding"), ("vision",)
 
 
+Run = StageConfig | TrainConfig
+
+
 @dataclass(frozen=True)
 class Sources:
     """Where runs start: stage 0's parts, and for "resolution" a PaliGemma of stage 1, as the small
-    configs leave them."""
+    configs leave them; for "cotrain" demonstrations, and a folder of questions."""
 
     siglip: Path = Path("outputs/paligemma_small/stage0/siglip")
     gemma: Path = Path("outputs/paligemma_small/stage0_text/gemma")
     init: Path = Path("outputs/paligemma_small/stage1/paligemma")
+    demonstrations: Path = Path("outputs/cotrain/dataset")
+    texts: Path = Path("outputs/cotrain/vlm")
+
+    def needed(self, run: Run) -> list[Path]:
+        """What a run reads before it starts."""
+        if isinstance(run, StageConfig):
+            return [path for path in (run.init, run.siglip, run.gemma) if path is not None]
+        return [run.data.root, *([self.texts] if isinstance(run, CoTrainConfig) else [])]
 
 
 def base(sources: Sources, steps: int) -> StageConfig:
@@ -56,7 +69,7 @@ def base(sources: Sources, steps: int) -> StageConfig:
     )
 
 
-def variants(name: str, sources: Sources, steps: int) -> dict[str, StageConfig]:
+def variants(name: str, sources: Sources, steps: int) -> Mapping[str, Run]:
     """The runs of a switch by what they are called, the paper's own choice first.
 
     Raises ValueError, with the nearest names, for an unknown switch, and FileNotFoundError where
@@ -68,11 +81,12 @@ def variants(name: str, sources: Sources, steps: int) -> dict[str, StageConfig]:
         raise ValueError(f"no switch {name!r}; {hint}there are {', '.join(SWITCHES)}")
     runs = SWITCHES[name](base(sources, steps), sources)
     for run in runs.values():
-        for path in (run.init, run.siglip, run.gemma):
-            if path is not None and not path.exists():
+        for path in sources.needed(run):
+            if not path.exists():
                 raise FileNotFoundError(
-                    f"nothing at {path}, where runs of {name} start; make it with `vla chain` "
-                    "(docs/recipe.md), or give another with --siglip, --gemma or --init"
+                    f"nothing at {path}, where runs of {name} start; make it as docs/recipe.md "
+                    "says, or give another with --siglip, --gemma, --init, --demonstrations or "
+                    "--texts"
                 )
     return runs
 
@@ -167,7 +181,11 @@ def _duration(run: StageConfig, sources: Sources) -> dict[str, StageConfig]:
     return {name: replace(run, steps=steps) for name, steps in parts.items()}
 
 
-SWITCHES: Mapping[str, Callable[[StageConfig, Sources], dict[str, StageConfig]]] = {
+def _cotrain(run: StageConfig, sources: Sources) -> dict[str, TrainConfig]:
+    return policies(sources.demonstrations, sources.texts, run.steps)
+
+
+SWITCHES: Mapping[str, Callable[[StageConfig, Sources], Mapping[str, Run]]] = {
     "ar_mask": _ar_mask,
     "loss": _loss,
     "freeze": _freeze,
@@ -178,4 +196,5 @@ SWITCHES: Mapping[str, Callable[[StageConfig, Sources], dict[str, StageConfig]]]
     "task_prefix": _task_prefix,
     "new_rows": _new_rows,
     "duration": _duration,
+    "cotrain": _cotrain,
 }
