@@ -55,7 +55,7 @@ def base(sources: Sources, steps: int) -> StageConfig:
         siglip=sources.siglip,
         gemma=sources.gemma,
         new_rows="ordered",
-        text_length=96,
+        text_length=64,
         steps=steps,
         batch_size=32,
         optim=OptimConfig(lr=1e-3, betas=(0.9, 0.95), schedule=FAST, schedules=(("vision", SLOW),)),
@@ -155,7 +155,7 @@ def _resolution(run: StageConfig, sources: Sources) -> dict[str, StageConfig]:
     start = replace(run, siglip=None, gemma=None, init=sources.init, new_rows="random")
     start = _optim(start, schedules=())
     twice = replace(run.model, vision=replace(run.model.vision, resolution=2 * small))
-    large = replace(start, model=twice, init_resolution=small, text_length=96)
+    large = replace(start, model=twice, init_resolution=small)
     return {
         f"{2 * small}": large,
         f"{small}": start,
