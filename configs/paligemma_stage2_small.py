@@ -16,7 +16,7 @@ from vla.data.examples import TabletopData
 from vla.training.schedule import Schedule, continued
 from vla.training.stage_job import StageConfig
 
-STAGE_1 = {"steps": 800, "batch_size": 32, "new_batch_size": 16}
+STAGE_1 = {"steps": 400, "batch_size": 32, "new_batch_size": 16}
 
 config = StageConfig(
     output_dir=Path("outputs/paligemma_small/stage2"),
@@ -35,7 +35,7 @@ config = StageConfig(
     init=Path("outputs/paligemma_small/stage1/paligemma"),
     init_resolution=72,
     text_length=96,
-    steps=250,
+    steps=150,
     batch_size=16,
     optim=OptimConfig(
         lr=1e-3,

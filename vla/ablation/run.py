@@ -70,8 +70,10 @@ def ablate(
             where = folder / variant.replace(" ", "-").replace("/", "-") / f"seed{seed}"
             config = overridden(replace(run, output_dir=where, seed=seed), words, "vla ablate")
             result = train(config, resume=True)
-            of_kind = _score if isinstance(config, StageConfig) else policy_score
-            results[key] = of_kind(config, result, examples)
+            if isinstance(config, StageConfig):
+                results[key] = _score(config, result, examples)
+            else:
+                results[key] = policy_score(config, result, examples)
             _write(stored, results)
             longest = max(longest, time.monotonic() - began - now)
     if not results:
