@@ -22,7 +22,7 @@ config = StageConfig(
     data=TabletopData(shares=(("question", 1.0),), easy=0.0),
     init=Path("outputs/paligemma_small/stage2/paligemma"),
     text_length=32,
-    steps=150,
+    steps=100,
     batch_size=16,
     optim=OptimConfig(
         lr=3e-4,

@@ -171,6 +171,9 @@ def test_weights_have_to_name_parts(folder):
         Part("captions", Jsonl(folder), "captoin")
     with pytest.raises(ValueError, match="'segment' needs options; give the format itself"):
         Part("captions", Jsonl(folder), "segment")
+    segment = Part("masks", Jsonl(folder), Segment(folder / "gone.npz"))
+    with pytest.raises(FileNotFoundError, match=r"no mask codec at .*gone\.npz, which a part"):
+        MixtureData((part, segment)).training(MODEL, 0)
     with pytest.raises(ValueError, match="the weight of 'captions' is -1"):
         Part("captions", Jsonl(folder), Caption(), weight=-1)
 

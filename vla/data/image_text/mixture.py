@@ -97,7 +97,12 @@ class MixtureData:
         return next((ask.codec for ask in asked if isinstance(ask, Segment | Refer)), None)
 
     def training(self, model: PaliGemmaConfig, seed: int, room: TextRoom | None = None) -> Mixture:
-        """Raises ValueError or FileNotFoundError for sources that can't be read."""
+        """Raises ValueError or FileNotFoundError for sources or a mask codec that can't be read."""
+        if self.codec is not None and not self.codec.exists():
+            raise FileNotFoundError(
+                f"no mask codec at {self.codec}, which a part segments with; give vae-oid.npz, or "
+                "leave the part out"
+            )
         weights = {part.name: part.weight for part in self.parts} | dict(self.weights)
         opened = [
             Opened(
