@@ -2,7 +2,7 @@
 
     vla train configs/paligemma_stage0_small.py
 
-Two cores, about 5 minutes. The result, outputs/paligemma_small/stage0/siglip, is a `SiglipModel`
+Two CPU-minutes. The result, outputs/paligemma_small/stage0/siglip, is a `SiglipModel`
 of Hugging Face; stage 1 takes its image tower. docs/recipe.md runs the whole chain.
 """
 

@@ -2,7 +2,7 @@
 
     vla train configs/paligemma_stage0_text_small.py
 
-Two cores, about 2 minutes. The result, outputs/paligemma_small/stage0_text/gemma, is a
+Under a CPU-minute. The result, outputs/paligemma_small/stage0_text/gemma, is a
 `GemmaForCausalLM` of Hugging Face; stage 1 takes all of it.
 """
 

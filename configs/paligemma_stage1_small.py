@@ -2,7 +2,7 @@
 
     vla train configs/paligemma_stage1_small.py     # after the two of stage 0
 
-Two cores, about 10 minutes. As at full size: zero projection, one rsqrt schedule without an end,
+18 CPU-minutes. As at full size: zero projection, one rsqrt schedule without an end,
 the image encoder with a slow linear warm-up of its own, the loss on answers alone.
 """
 
@@ -32,7 +32,7 @@ config = StageConfig(
     gemma=Path("outputs/paligemma_small/stage0_text/gemma"),
     new_rows="ordered",
     text_length=64,
-    steps=400,
+    steps=2500,
     batch_size=32,
     optim=OptimConfig(
         lr=1e-3,
@@ -43,6 +43,6 @@ config = StageConfig(
     ema=None,
     workers=1,
     log_every=25,
-    eval_every=100,
-    save_every=100,
+    eval_every=250,
+    save_every=250,
 )

@@ -2,7 +2,7 @@
 
     vla train configs/paligemma_stage2_small.py     # after stage 1
 
-Two cores, about 6 minutes. Position embeddings are resampled from 72 to 144 pixels; detection and
+Four CPU-minutes. Position embeddings are resampled from 72 to 144 pixels; detection and
 segmentation are asked for more often, as at full size, where OCR is too.
 """
 
@@ -16,7 +16,7 @@ from vla.data.examples import TabletopData
 from vla.training.schedule import Schedule, continued
 from vla.training.stage_job import StageConfig
 
-STAGE_1 = {"steps": 400, "batch_size": 32, "new_batch_size": 16}
+STAGE_1 = {"steps": 2500, "batch_size": 32, "new_batch_size": 16}
 
 config = StageConfig(
     output_dir=Path("outputs/paligemma_small/stage2"),
@@ -35,7 +35,7 @@ config = StageConfig(
     init=Path("outputs/paligemma_small/stage1/paligemma"),
     init_resolution=72,
     text_length=96,
-    steps=100,
+    steps=400,
     batch_size=16,
     optim=OptimConfig(
         lr=1e-3,

@@ -2,7 +2,7 @@
 
     vla train configs/paligemma_stage3_small.py     # after stage 2
 
-Two cores, about 3 minutes. A cosine down to zero after 5 % of linear warm-up, decay of the image
+Three CPU-minutes. A cosine down to zero after 5 % of linear warm-up, decay of the image
 encoder's and the connector's kernels alone.
 """
 
@@ -22,7 +22,7 @@ config = StageConfig(
     data=TabletopData(shares=(("question", 1.0),), easy=0.0),
     init=Path("outputs/paligemma_small/stage2/paligemma"),
     text_length=32,
-    steps=100,
+    steps=300,
     batch_size=16,
     optim=OptimConfig(
         lr=3e-4,
