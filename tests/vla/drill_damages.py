@@ -1,10 +1,10 @@
 """Damage checkpoints and go on: `python drill_damages.py FOLDER --damages 100`.
 
-Each round hurts one file of the newest of three checkpoints, of one process or of two, at random:
-cut short, a bit flipped, filled with zeros, deleted, or exchanged with another file of the same
-checkpoint or with the same file of the one before, or all files at once. It is caught if the damage is named, with its
-file, before a step is made, and the run goes on from the newest checkpoint that is whole, to where
-it would have come. Prints JSON.
+Each round hurts the newest of three checkpoints, of one process or of two, at random: a file is cut
+short, a bit of it flipped, filled with zeros, deleted, or exchanged with another file of the same
+checkpoint or with the same file of the one before; or these two checkpoints are exchanged. It is
+caught if the damage is named, with its file, before a step is made, and the run goes on from the
+newest checkpoint that is whole, to where it would have come. Prints JSON.
 """
 
 import argparse

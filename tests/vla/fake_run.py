@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from backbone.weights import save_weights
-from vla.config import OptimConfig, ParallelConfig, RunConfig
+from vla.config import OptimConfig, RunConfig
 from vla.training.job import Job, Microbatch
 from vla.training.sampler import VALIDATION_NOISE, draw, sample_indices, shares
 from vla.training.world import ALONE, World
@@ -98,7 +98,7 @@ def fake_file(folder: Path, **fields) -> Path:
     file = folder / "config.py"
     file.write_text(
         "from pathlib import Path\n"
-        "from fake_run import ParallelConfig, fake_config\n"
+        "from fake_run import fake_config\n"
         f"config = fake_config(Path({str(folder / 'run')!r}), **{fields!r})\n",
         encoding="utf-8",
     )

@@ -184,11 +184,11 @@ def _be(
 
 
 def _import_all() -> None:
+    import fake_run  # noqa: F401
     import torch
     import torch.distributed.checkpoint
     import torch.distributed.fsdp
 
-    import fake_run  # noqa: F401
     import vla.training.loop  # noqa: F401
 
     torch.set_num_threads(1)
