@@ -78,7 +78,7 @@ def policy_job(config: TrainConfig, world: World = ALONE) -> Job:
         items = [source[i] for i in indices]
         noise, uniform = draw(config.seed, where, chunk, purpose=purpose)
         t = sample_time(torch.from_numpy(uniform)).float()
-        names = [f"episode {item['episode']} frame {item['frame']}" for item in items]
+        names = [f"{data.root}: episode {i['episode']} frame {i['frame']}" for i in items]
         seen = processor.collate(items)
         read = seen.token_valid.sum() + seen.image_valid.sum() * sizes.backbone.vision.tokens
         suffix = sizes.expert.horizon + isinstance(sizes, Pi0Config)  # π0's has the state too

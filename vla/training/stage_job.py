@@ -161,7 +161,7 @@ class StageConfig(RunConfig):
         if self.prompt_loss:
             batch = replace(batch, counted=batch.token_valid)
         counts = {} if self.text_length is None else cut_rows(examples, batch, tokenizer)
-        names = [e.where or position for e, position in zip(examples, part, strict=True)]
+        names = [e.where or f"tabletop: scene {i}" for e, i in zip(examples, part, strict=True)]
         tokens = tokens_read(batch, self.model.vision.tokens)
         return Microbatch((batch, *extra), len(part), names, counts, tokens=tokens)
 
