@@ -101,6 +101,16 @@ def test_fifty_steps_after_a_break_are_those_without_one_bit_for_bit(forks, tmp_
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_validation_between_steps_changes_no_step_of_two_processes(forks, tmp_path):
+    """The average is validated; a sharded root kept it gathered, and the next step took it."""
+    fields = {"log_every": 1, "eval_every": 3, "save_every": 20}
+    for processes in (1, 2):
+        run = start(forks, tmp_path / str(processes), processes, **fields)
+        assert run.wait() == [0] * processes, run.said()
+    for one, two in zip(reports(tmp_path / "1"), reports(tmp_path / "2"), strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-4), one["step"]
+
+
 # --- full disks -----------------------------------------------------------------------------------
 
 
