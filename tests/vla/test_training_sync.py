@@ -1,5 +1,6 @@
 """What a step asks of the device while it runs: nothing but, once, whether all is finite."""
 
+import traceback
 import warnings
 
 import pytest
@@ -18,7 +19,7 @@ READS = ("aten::_local_scalar_dense", "aten::is_nonzero", "aten::nonzero", "aten
 
 
 class Reads(TorchDispatchMode):
-    """Counts operations after which Python waits for a number of the device."""
+    """Where operations come from after which Python waits for a number of the device."""
 
     def __init__(self):
         super().__init__()
@@ -26,7 +27,8 @@ class Reads(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func._schema.name in READS:
-            self.seen.append(func._schema.name)
+            frames = traceback.extract_stack()[:-1]
+            self.seen.append(" < ".join(f"{f.filename}:{f.lineno}" for f in frames[-1:-5:-1]))
         return func(*args, **kwargs or {})
 
 
