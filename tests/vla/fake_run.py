@@ -1,5 +1,6 @@
 """A run that takes milliseconds: a small network on made-up samples, for the tests of training."""
 
+import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,6 +41,7 @@ class FakeConfig(RunConfig):
     poison: int | None = None  # this sample is NaN
     steep: int | None = None  # this one's gradient is
     jump: int | None = None  # the loss of this step is of another order
+    die_at: int | None = None  # at this step the last process ends, if it is torchrun's first try
     hidden: int = 8
 
     def job(self, world: World = ALONE) -> Job:
@@ -55,6 +57,9 @@ class FakeConfig(RunConfig):
             return Microbatch((data[indices], torch.from_numpy(noise)), len(indices), indices)
 
         def batch(step: int) -> list[Microbatch]:
+            first_try = os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0"
+            if step == self.die_at and first_try and world.rank == world.size - 1:
+                os._exit(9)
             time.sleep(self.delay if step >= self.slow_from else 0)
             made = [
                 microbatch(sample_indices(self.seed, where, SAMPLES), where)

@@ -4,8 +4,11 @@ Real commands in real processes. `drill_kills.py` and `drill_damages.py` have th
 """
 
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,7 +17,7 @@ import drill_kills
 import pytest
 import torch
 from fake_run import fake_file
-from forks import Forks, Run
+from forks import HERE, Forks, Run
 from safetensors.torch import load_file
 
 from vla.training import checkpoint
@@ -158,6 +161,23 @@ def test_a_process_that_never_comes_ends_the_other(forks, tmp_path):
     run = start(forks, tmp_path, 2, ("--parallel.timeout", "5"), **LONG)
     run.signal(signal.SIGKILL, [1])
     assert run.wait() == [LostPeer.exit_status, KILLED], run.said(0)
+
+
+def test_torchrun_starts_again_and_ends_where_it_would_have_without_the_loss(forks, tmp_path):
+    run = start(forks, tmp_path / "whole", 2, log_every=1)
+    assert run.wait() == [0, 0], run.said()
+    config = fake_file(tmp_path / "lost", log_every=1, batch_size=8, die_at=12)
+    again = ["--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
+    command = ["-m", "torch.distributed.run", *again, "-m", "vla", "train", str(config), "--resume"]
+    paths = os.pathsep.join([str(HERE.parents[1]), str(HERE)])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *command], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert reports(tmp_path / "lost") == reports(tmp_path / "whole")
+    one, other = tensors(tmp_path / "lost", 20), tensors(tmp_path / "whole", 20)
+    assert all(torch.equal(one[name], other[name]) for name in other)
 
 
 # --- NaN ------------------------------------------------------------------------------------------

@@ -94,4 +94,4 @@ def test_adamw_is_one_fused_kernel_on_a_card():
     model(torch.ones(1, 64, device="cuda")).sum().backward()
     with torch.profiler.profile() as seen:
         optimiser.step()
-    assert any("fused_adamw" in event.name for event in seen.events())
+    assert any("fused_adamw" in event.name for event in seen.events() or [])
