@@ -19,7 +19,7 @@ import torch
 from vla.config import TrainConfig
 from vla.training.job import Job, Microbatch
 from vla.training.optimiser import Optimisers, freeze, make_optimiser, set_learning_rate
-from vla.training.update import freeze_unused, update, validation_loss
+from vla.training.update import update, validation_loss
 
 __all__ = ["DrawsBench", "Point", "bench_draws", "plot"]
 
@@ -108,7 +108,6 @@ class _Run:
         self.job: Job = config.job()
         self.model = self.job.model.to(device).train()
         freeze(self.model, config.freeze)
-        freeze_unused(self.model, self.job.batch(0), device, config.precision)
         self.optimiser: Optimisers = make_optimiser(self.model, config.optim)
         self.seconds, self.steps = 0.0, 0
 
