@@ -326,9 +326,9 @@ class TextEmbedding(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens: int64 [B, T]. Returns float [B, T, D], scaled by √D (images are never scaled)."""
-        scale = math.sqrt(self.weight.shape[1])
-        if self.round_scale:
-            scale = torch.tensor(scale, dtype=self.weight.dtype).item()
+        scale: float | Tensor = math.sqrt(self.weight.shape[1])
+        if self.round_scale:  # not read back into Python, which would wait for the device
+            scale = torch.tensor(scale, dtype=self.weight.dtype)
         return F.embedding(tokens, self.weight) * scale
 
     def compile_logits(self) -> None:

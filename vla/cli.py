@@ -18,6 +18,7 @@ from vla.cli_bench import add_bench
 from vla.cli_data import DATA_COMMANDS
 from vla.cli_plan import add_plan
 from vla.cli_recipe import RECIPE_COMMANDS
+from vla.cli_replay import add_replay
 from vla.cli_serve import add_serve
 from vla.cli_vlm import VLM_COMMANDS, positive
 
@@ -90,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_collect,
         _add_train,
         add_plan,
+        add_replay,
         _add_eval,
         _add_stats,
         _add_check,

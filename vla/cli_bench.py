@@ -1,6 +1,7 @@
 """`vla bench`: speeds of this package beside another one's."""
 
 import argparse
+from pathlib import Path
 
 from vla.cli_vlm import positive
 
@@ -10,11 +11,12 @@ def add_bench(commands) -> argparse.ArgumentParser:
         "bench",
         help="speeds, beside another implementation in the same run",
         description="Measure speeds with random weights, beside another implementation's in the "
-        "same run. Needs the dev dependencies.",
+        "same run, or of choices beside each other.",
     )
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     _add_vlm(kinds)
     _add_train(kinds)
+    _add_draws(kinds)
     return parser
 
 
@@ -119,3 +121,43 @@ def _run_train(args: argparse.Namespace) -> None:
         theirs=not args.alone,
     )
     print(json.dumps(result.as_json(), indent=2) if args.json else result)
+
+
+def _add_draws(kinds) -> None:
+    parser = kinds.add_parser(
+        "draws",
+        help="the loss after equal time with 1, 4 and 8 draws per reading of the prefix",
+        description="Train the policy of CONFIG with each number of draws, in turns, and write the "
+        "losses on held-out episodes after equal time: draws.json and draws.png. Every field of "
+        "the config can be overridden by its name, as in `vla train`.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("config", type=Path, metavar="CONFIG")
+    parser.add_argument(
+        "--counts", type=positive, nargs="+", default=[1, 4, 8], metavar="N", help="default: 1 4 8"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=300.0, metavar="S", help="for each (default: 300)"
+    )
+    parser.add_argument("--points", type=positive, default=6, metavar="N", help="default: 6")
+    parser.add_argument("--folder", type=Path, default=Path("outputs/draws"), metavar="DIR")
+    parser.set_defaults(run=_run_draws, takes_rest=True)
+
+
+def _run_draws(args: argparse.Namespace) -> None:
+    import json
+
+    from vla.bench.draws import bench_draws, plot
+    from vla.config import TrainConfig, load_config
+
+    config = load_config(args.config, args.overrides)
+    if not isinstance(config, TrainConfig):
+        raise ValueError(f"{args.config} trains no policy; draws belong to a TrainConfig")
+    bench = bench_draws(config, args.counts, seconds=args.seconds, points=args.points)
+    args.folder.mkdir(parents=True, exist_ok=True)
+    written = args.folder / "draws.json"
+    temporary = written.with_suffix(".tmp")
+    temporary.write_text(json.dumps(bench.as_json(), indent=2) + "\n", encoding="utf-8")
+    temporary.replace(written)
+    print(bench)
+    print(f"in {written} and {plot(bench, args.folder / 'draws.png')}")

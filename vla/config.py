@@ -132,6 +132,7 @@ class RunConfig:
     )
     ema_ramp: bool = False  # start with a small decay: min(ema, (1 + step) / (10 + step))
     precision: Literal["float32", "bfloat16"] = "float32"  # to compute in; weights are float32
+    text_bucket: int | None = None  # tokens; text is padded to a multiple of it, not to its most
     device: str | None = None  # None: CUDA where there is one, else the CPU
     seed: int = 0
     workers: int = 0  # processes that prepare batches; 0: the training process itself
@@ -162,6 +163,8 @@ class RunConfig:
             raise ValueError(f"trace is {self.trace}; give a first step and a later one, or None")
         if self.peak_tflops is not None and self.peak_tflops <= 0:
             raise ValueError(f"peak_tflops is {self.peak_tflops}; it must be above 0, or None")
+        if self.text_bucket is not None and self.text_bucket < 1:
+            raise ValueError(f"text_bucket is {self.text_bucket}; give tokens, 1 or more, or None")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; it must be 0 or more")
         if self.batch_size % self.accumulate:

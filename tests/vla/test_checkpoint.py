@@ -108,6 +108,14 @@ def test_swapped_files_are_found(tmp_path):
     assert damage(path) == "model.safetensors is not as it was written"
 
 
+def test_exchanged_folders_are_found(tmp_path):
+    first, second = write(tmp_path, 1), write(tmp_path, 2)
+    first.rename(tmp_path / "other")
+    second.rename(first)
+    assert damage(first) == "state.json is of step 2"
+    assert newest(tmp_path) is None
+
+
 def test_every_byte_of_a_manifest_matters(tmp_path):
     path = write(tmp_path, 1) / "manifest.json"
     whole = path.read_bytes()

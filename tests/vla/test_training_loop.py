@@ -5,8 +5,6 @@ import math
 import os
 import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -309,17 +307,6 @@ def test_a_run_in_two_parts_is_the_run_in_one(tmp_path):
     train(fake_config(tmp_path / "parts", optim=decay, log_every=4), resume=True)
     assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
     assert same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
-
-
-@pytest.mark.slow
-def test_a_run_that_is_killed_again_and_again_is_the_run_that_was_not(tmp_path):
-    """SIGKILL at six points, three of them while a checkpoint is written; equal bit for bit."""
-    program = [sys.executable, str(Path(__file__).with_name("killed_run.py"))]
-    folders = [str(tmp_path / "whole"), str(tmp_path / "killed")]
-    done = subprocess.run([*program, *folders], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
-    assert same(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,8 @@ def set_aside_damaged(folder: Path) -> list[str]:
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint's files, or None: every file is there, as it was written."""
+    """What is wrong with a checkpoint's files, or None: every file is there, as it was written, and
+    of the step that the folder is called by."""
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -160,7 +161,10 @@ def damage(path: Path) -> str | None:
             return f"{name} is missing"
         if _seal(path / name) != expected:
             return f"{name} is not as it was written"
-    return None if STATE in manifest else f"{MANIFEST} lists no {STATE}"
+    if STATE not in manifest:
+        return f"{MANIFEST} lists no {STATE}"
+    step = read_state(path)["step"]
+    return None if step == int(path.name) else f"{STATE} is of step {step}"
 
 
 def read_state(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from backbone.tokenizer import Tokenizer
 from vla.config import TrainConfig
+from vla.data.buckets import bucketed
 from vla.data.image_text.mixture import Mixture, MixtureData
 from vla.data.text import TextRoom, collate_text, cut_rows, tokens_read
 from vla.pi0 import Pi0
@@ -87,7 +88,7 @@ class CoTrainConfig(TrainConfig):
         rows = [examples[position] for position in where]
         batch = collate_text(rows, tokenizer, self.text_length)
         return Microbatch(
-            (batch,),
+            (bucketed(batch, self.text_bucket),),
             len(where),
             [row.where for row in rows],
             cut_rows(rows, batch, tokenizer),

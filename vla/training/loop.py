@@ -47,6 +47,7 @@ FREE_ON_RESUME = {
     "project",
     "trace",
     "peak_tflops",
+    "skip_not_finite",
 } | {
     *(f"{what}_every" for what in ("log", "eval", "save")),
     *(f"parallel.{field.name}" for field in fields(ParallelConfig)),
@@ -70,8 +71,9 @@ def train(config: RunConfig, *, resume: bool = False) -> Path:
 
     SIGTERM and Ctrl-C save a checkpoint after the running update, then stop the process.
     Raises NotFinite if the loss or a gradient is not finite, in all processes and before the
-    update, after `config.skip_not_finite` of such steps were left out; the batch is kept. OSError
-    if a checkpoint cannot be written, LostPeer if another process is gone.
+    update, after `config.skip_not_finite` of such steps were left out; the batch is kept, and a
+    checkpoint of the weights, for `vla replay`. OSError if a checkpoint cannot be written, or is
+    not as it was written at the end; LostPeer if another process is gone.
     """
     device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with joined(device, config.parallel.timeout) as (world, device):
@@ -177,9 +179,16 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
                 )
             except NotFinite as error:
                 path = keep(microbatches, folder / f"not_finite/{step}.{world.rank}.safetensors")
+                if skipped >= config.skip_not_finite:
+                    try:  # the weights that it came from
+                        save(step)
+                    except OSError as unsaved:
+                        log.say(str(unsaved))
+                    raise NotFinite(
+                        f"{error}. Its batch is kept in {path}; see it again "
+                        f"with: vla replay {path}"
+                    ) from error
                 skipped += 1
-                if skipped > config.skip_not_finite:
-                    raise NotFinite(f"{error}. Its batch is kept in {path}") from error
                 log.say(f"skipped step {step}, {skipped} of {config.skip_not_finite}: {error}")
             else:
                 if ema is not None:
@@ -220,6 +229,8 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
             began = time.perf_counter()
         path = save(config.steps)
         if world.first:
+            if (reason := checkpoint.damage(path)) is not None:
+                raise OSError(f"the last checkpoint, {path}: {reason}; resume to write it again")
             for name in (job.result, *([ADAPTER] if config.lora else [])):
                 _publish(path / name, folder / name)
         world.wait()

@@ -15,6 +15,7 @@ from backbone import pretrained
 from backbone.tokenizer import Tokenizer
 from backbone.weights import load_weights
 from vla.config import TrainConfig
+from vla.data.buckets import bucketed
 from vla.data.dataset import open_dataset
 from vla.data.demonstrations import Demonstrations, split
 from vla.data.stats import norm_stats
@@ -78,8 +79,8 @@ def policy_job(config: TrainConfig, world: World = ALONE) -> Job:
         items = [source[i] for i in indices]
         noise, uniform = draw(config.seed, where, chunk, purpose=purpose)
         t = sample_time(torch.from_numpy(uniform)).float()
-        names = [f"episode {item['episode']} frame {item['frame']}" for item in items]
-        seen = processor.collate(items)
+        names = [f"{data.root}: episode {i['episode']} frame {i['frame']}" for i in items]
+        seen = bucketed(processor.collate(items), config.text_bucket)
         read = seen.token_valid.sum() + seen.image_valid.sum() * sizes.backbone.vision.tokens
         suffix = sizes.expert.horizon + isinstance(sizes, Pi0Config)  # π0's has the state too
         tokens = int(read) + len(items) * config.draws * suffix

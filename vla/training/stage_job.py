@@ -24,6 +24,7 @@ from backbone.stage0 import NEW_ROWS_STD, from_parts
 from backbone.tokenizer import NUM_LOC, NUM_SEG, SMALL_MODEL, Tokenizer
 from backbone.weights import check_fit, shapes_of
 from vla.config import RunConfig
+from vla.data.buckets import bucketed
 from vla.data.examples import Examples, TabletopData
 from vla.data.image_text.mixture import MixtureData
 from vla.data.text import TextExample, TextRoom, collate_text, cut_rows, tokens_read, without_task
@@ -174,7 +175,8 @@ class StageConfig(RunConfig):
         if self.prompt_loss:
             batch = replace(batch, counted=batch.token_valid)
         counts = {} if self.text_length is None else cut_rows(examples, batch, tokenizer)
-        names = [e.where or position for e, position in zip(examples, part, strict=True)]
+        batch = bucketed(batch, self.text_bucket)
+        names = [e.where or f"tabletop: scene {i}" for e, i in zip(examples, part, strict=True)]
         tokens = tokens_read(batch, self.model.vision.tokens)
         return Microbatch((batch, *extra), len(part), names, counts, tokens=tokens)
 

@@ -12,7 +12,7 @@ from vla.training.optimiser import Optimisers, trained_parameters
 from vla.training.shards import Kind, kinds, read_into
 from vla.training.world import World
 
-__all__ = ["TrainState", "check_same"]
+__all__ = ["TrainState", "check_same", "kinds_of"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class TrainState:
         with nothing copied."""
         own = self.tensors()
         for name, tensors in own.items():
-            check_same(_kinds(tensors), kinds(folder, name), f"{folder}/{name}", name == "rng")
+            check_same(kinds_of(tensors), kinds(folder, name), f"{folder}/{name}", name == "rng")
         for name, tensors in own.items():
             read_into(tensors, folder, name, world)
         torch.set_rng_state(own["rng"]["cpu"])
@@ -71,7 +71,8 @@ def check_same(
         )
 
 
-def _kinds(tensors: Mapping[str, Tensor]) -> dict[str, Kind]:
+def kinds_of(tensors: Mapping[str, Tensor]) -> dict[str, Kind]:
+    """Dtype and shape of each."""
     return {
         name: (str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
         for name, tensor in tensors.items()

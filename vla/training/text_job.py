@@ -95,7 +95,8 @@ class TextConfig(RunConfig):
         def microbatch(part: range) -> Microbatch:
             batch = collate_text([examples[i] for i in part], tokenizer)
             tokens = tokens_read(batch, self.model.vision.tokens)
-            return Microbatch((batch,), len(part), part, tokens=tokens)
+            names = [f"tabletop: scene {i}" for i in part]
+            return Microbatch((batch,), len(part), names, tokens=tokens)
 
         parts = shares(step, self.batch_size, self.accumulate, world)
         return [microbatch(part) for part in parts]

@@ -79,16 +79,18 @@ def joined(device: torch.device, timeout: float) -> Iterator[tuple[World, torch.
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    rank = int(os.environ["RANK"])
     try:
-        yield World(dist.get_rank(), size), device
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+        yield World(rank, size), device
     except RuntimeError as error:
         # NCCL's errors have a type of their own; gloo's are told by their text alone
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             raise LostPeer(
-                f"process {dist.get_rank()} of {size} lost another one: {error}. Start again with "
+                f"process {rank} of {size} lost another one: {error}. Start again with "
                 "--resume; see what the others printed for the cause"
             ) from error
         raise
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
