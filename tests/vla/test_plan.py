@@ -16,8 +16,8 @@ from backbone.paligemma import PALIGEMMA_TINY, PaliGemmaConfig
 from backbone.siglip import SigLIPConfig
 from vla import cli
 from vla.config import DataConfig, OptimConfig, ParallelConfig, RunConfig, TrainConfig
-from vla.pi0 import PI0, PI0_SMALL, PI0_TINY, Pi0Config
-from vla.pi05 import PI05_TINY
+from vla.pi0 import PI0, PI0_SMALL, PI0_TINY, Pi0, Pi0Config
+from vla.pi05 import PI05_TINY, Pi05
 from vla.planning.course import Surroundings, course
 from vla.planning.live import Live
 from vla.planning.plan import plan
@@ -25,10 +25,10 @@ from vla.planning.rehearsal import rehearse
 from vla.planning.sketch import sketch
 from vla.training.ema import Ema
 from vla.training.job import Microbatch
-from vla.training.optimiser import make_optimiser
+from vla.training.optimiser import freeze, make_optimiser
 from vla.training.parallel import parallelise
 from vla.training.text_job import TextConfig
-from vla.training.update import freeze_unused, update
+from vla.training.update import update
 from vla.training.vision_job import VisionConfig
 from vla.training.world import ALONE
 
@@ -65,7 +65,8 @@ def one_update(config: RunConfig, device: torch.device):
     model = drawn.model().to(device).train()
     batches = [Microbatch(drawn.inputs(config.batch_size // config.accumulate), 1)]
     batches *= config.accumulate
-    freeze_unused(model, batches[:1], device, config.precision)
+    if isinstance(model, Pi0 | Pi05):
+        freeze(model, model.unreached)
     parallelise(model, config.parallel, ALONE, device, config.precision)
     optimiser = make_optimiser(model, config.optim)
     ema = None if config.ema is None else Ema(model, config.ema)

@@ -13,22 +13,23 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from backbone.lora import add_lora, merged, save_adapters
+from backbone.lora import merged, save_adapters
 from vla.config import RunConfig, as_dict, defaults, save_config
 from vla.training import checkpoint
+from vla.training.build import build
 from vla.training.ema import Ema
 from vla.training.faults import NotFinite
 from vla.training.interrupt import Interrupt
 from vla.training.job import Job, Microbatch
 from vla.training.log import Log, Window
-from vla.training.optimiser import freeze, make_optimiser, set_learning_rate
-from vla.training.parallel import ParallelConfig, outline, parallelise, whole
+from vla.training.optimiser import make_optimiser, set_learning_rate
+from vla.training.parallel import ParallelConfig, whole
 from vla.training.replay import keep
 from vla.training.spikes import Spikes
 from vla.training.state import TrainState
 from vla.training.trace import Trace
 from vla.training.trackers import Trackers
-from vla.training.update import freeze_unused, update, validation_loss
+from vla.training.update import update, validation_loss
 from vla.training.utilisation import Utilisation
 from vla.training.world import World, joined
 
@@ -88,14 +89,8 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
         )
     torch.manual_seed(config.seed)
     job = config.job(world)
-    model = job.model.to(device).train()
-    freeze(model, config.freeze)
-    if config.lora is not None:
-        add_lora(model, config.lora)
-    unused = freeze_unused(model, job.batch(0), device, config.precision, world)
-    usage = Utilisation.on(device, model, config.peak_tflops)
-    empty = None if world.size == 1 else outline(model)
-    parallelise(model, config.parallel, world, device, config.precision)
+    model, empty = build(job, config, world, device)
+    usage = Utilisation.on(device, empty, config.peak_tflops)
     optimiser = make_optimiser(model, config.optim)
     ema = None if config.ema is None else Ema(model, config.ema, ramp=config.ema_ramp)
     state = TrainState(model, optimiser, ema)
@@ -111,11 +106,11 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
         if path.exists():
             return path
         with _averaged(ema):
-            finished = model if empty is None else _gathered(model, empty, world)
+            finished = model if world.size == 1 else _gathered(model, empty, world)
 
         def result(inside: Path) -> None:
             (inside / job.result).mkdir()
-            with _averaged(ema if empty is None else None):
+            with _averaged(ema if world.size == 1 else None):
                 plain = finished if config.lora is None else merged(finished)
                 job.save(plain, inside / job.result)
                 if config.lora is not None:
@@ -153,8 +148,8 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
         ) as log,
         Trace(config.trace, folder, world.rank) as trace,
     ):
-        if unused:
-            log.say(f"left out of training, no gradient reaches them: {', '.join(unused)}")
+        if job.unreached:
+            log.say(f"left out of training, no loss reaches them: {', '.join(job.unreached)}")
         spikes = Spikes()
         began = time.perf_counter()
         for step, microbatches in _prepared(job, config, start):

@@ -97,7 +97,9 @@ def parallelise(
         reduce_dtype=torch.float32 if half and config.wide_reduction else half,
         cast_forward_inputs=False,
     )
-    offload = CPUOffloadPolicy() if config.offload else OffloadPolicy()
+    offload = OffloadPolicy()
+    if config.offload:
+        offload = CPUOffloadPolicy(pin_memory=device.type == "cuda")
     for module in (*found, model):
         fully_shard(
             module,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from backbone.initialise import order_patches
+from backbone.initialise import in_order
 from backbone.siglip_pair import PairBatch, SigLIPPair, SigLIPPairConfig, save_siglip
 from backbone.tokenizer import Tokenizer
 from vla.config import RunConfig
@@ -18,6 +18,7 @@ from vla.data.examples import Examples
 from vla.data.tabletop_vlm import TabletopVLM
 from vla.training.job import Job, Microbatch
 from vla.training.sampler import HELD_OUT_SEED, shares
+from vla.training.start import drawn
 from vla.training.world import ALONE, World
 
 __all__ = ["SigLIPTrainConfig", "pairs"]
@@ -55,8 +56,8 @@ class SigLIPTrainConfig(RunConfig):
                 f"model.vocab is {self.model.vocab} but the tokenizer has {tokenizer.vocab_size} "
                 f"ids; set model.vocab={tokenizer.vocab_size}"
             )
-        model = SigLIPPair(self.model)
-        order_patches(model.vision)
+        with torch.device("meta"):
+            model = SigLIPPair(self.model)
 
         def microbatches(scenes: Examples, step: int) -> list[Microbatch]:
             parts = shares(step, self.batch_size, 1, ALONE)
@@ -80,6 +81,7 @@ class SigLIPTrainConfig(RunConfig):
             save=save,
             held_out=held_out,
             result="siglip",
+            start=lambda outline: in_order(drawn(outline, self.seed), self.model.vision),
         )
 
     def captions(self, seed: int) -> Examples:

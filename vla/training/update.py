@@ -9,10 +9,10 @@ from torch.distributed.tensor import DTensor
 
 from vla.training.faults import NotFinite
 from vla.training.job import Microbatch
-from vla.training.optimiser import Optimisers, trained_parameters
+from vla.training.optimiser import Optimisers
 from vla.training.world import ALONE, World
 
-__all__ = ["freeze_unused", "update", "validation_loss"]
+__all__ = ["update", "validation_loss"]
 
 
 def update(
@@ -89,29 +89,6 @@ def validation_loss(
     model.train(training)
     sums = world.gather([total, count])
     return sum(s[0] for s in sums) / sum(s[1] for s in sums)
-
-
-def freeze_unused(
-    model: nn.Module,
-    microbatches: Sequence[Microbatch],
-    device: torch.device,
-    precision: str,
-    world: World = ALONE,
-) -> list[str]:
-    """Turn off gradients where none arrives from these micro-batches, in any process; returns the
-    names, the same everywhere.
-
-    π0, for instance, reads only keys and values of the backbone's last block: its output, its MLP
-    and the final norm are dead weight, and the optimiser is better off without them.
-    """
-    _backward(model, microbatches, device, precision)
-    trained = trained_parameters(model)
-    every = world.gather([float(p.grad is not None) for p in trained.values()])
-    unused = [name for name, *reached in zip(trained, *every, strict=True) if not any(reached)]
-    for name in unused:
-        model.get_parameter(name).requires_grad_(False)
-    model.zero_grad()
-    return unused
 
 
 def _backward(
