@@ -166,7 +166,7 @@ def test_an_outline_of_an_outline_has_no_numbers_either():
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> dict[str, list[dict]]:
-    """What `building_run.py` told: of one process and of two, from random numbers and from a file."""
+    """What `building_run.py` told, of one and two processes, of random numbers and a file."""
     folder = tmp_path_factory.mktemp("built")
     sizes = building_run.SIZES
     with torch.device("meta"):

@@ -4,13 +4,12 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 
 import torch
-from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from backbone.lora import merged, save_adapters
@@ -23,8 +22,10 @@ from vla.training.interrupt import Interrupt
 from vla.training.job import Job, Microbatch
 from vla.training.log import Log, Window
 from vla.training.optimiser import make_optimiser, set_learning_rate
-from vla.training.parallel import ParallelConfig, whole
+from vla.training.parallel import ParallelConfig
 from vla.training.replay import keep
+from vla.training.saver import Saver
+from vla.training.shards import whole
 from vla.training.spikes import Spikes
 from vla.training.state import TrainState
 from vla.training.trace import Trace
@@ -52,6 +53,7 @@ FREE_ON_RESUME = {
     *(f"{what}_every" for what in ("log", "eval", "save")),
     *(f"parallel.{field.name}" for field in fields(ParallelConfig)),
 }
+GRACE = 25.0  # seconds from SIGTERM to the end; schedulers and torchrun kill after 30
 ADAPTER = "adapter"  # folder of a LoRA run's adapters, beside the result that holds them merged
 WORKER_TIMEOUT = 300  # seconds without a batch before a worker counts as hung
 
@@ -69,7 +71,9 @@ def train(config: RunConfig, *, resume: bool = False) -> Path:
     Started by torchrun, the processes share the model and each batch (`ParallelConfig`); updates
     are the same for any number of them, and a checkpoint of one number goes on with another.
 
-    SIGTERM and Ctrl-C save a checkpoint after the running update, then stop the process.
+    Checkpoints are written beside training, from copies. SIGTERM and Ctrl-C wait for the one that
+    is being written, save another after the running update if 25 seconds are enough for it, then
+    stop the process.
     Raises NotFinite if the loss or a gradient is not finite, in all processes and before the
     update, after `config.skip_not_finite` of such steps were left out; the batch is kept. OSError
     if a checkpoint cannot be written, LostPeer if another process is gone.
@@ -101,38 +105,18 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
         folder.mkdir(parents=True, exist_ok=True)
         save_config(config, folder / "config.json")
 
-    def save(step: int) -> Path:
-        path = checkpoints / str(step)
-        if path.exists():
-            return path
-        with _averaged(ema):
-            finished = model if world.size == 1 else _gathered(model, empty, world)
+    def result(inside: Path) -> None:
+        averages = {} if ema is None else whole(inside, "ema")
+        empty.load_state_dict(whole(inside, "model") | averages, assign=True)
+        (inside / job.result).mkdir()
+        job.save(empty if config.lora is None else merged(empty), inside / job.result)
+        if config.lora is not None:
+            save_adapters(empty, inside / ADAPTER)
 
-        def result(inside: Path) -> None:
-            (inside / job.result).mkdir()
-            with _averaged(ema if world.size == 1 else None):
-                plain = finished if config.lora is None else merged(finished)
-                job.save(plain, inside / job.result)
-                if config.lora is not None:
-                    save_adapters(finished, inside / ADAPTER)
-            model.train()  # saving may have put it into its mode for use
-
-        saved = {
-            "step": step,
-            "window": window.sums,
-            "skipped": skipped,
-            "config": as_dict(config),
-        }
-        return checkpoint.write(
-            checkpoints,
-            step,
-            state.tensors(),
-            saved,
-            keep=config.keep,
-            keep_every=config.keep_every,
-            also=result,
-            world=world,
-        )
+    def save(step: int) -> None:
+        told = {"step": step, "window": dict(window.sums), "skipped": skipped}
+        told["config"] = as_dict(config)
+        saver.save(step, state.tensors(), told, result)
 
     trackers = None
     if world.first and config.trackers:
@@ -147,6 +131,7 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
             trackers=trackers,
         ) as log,
         Trace(config.trace, folder, world.rank) as trace,
+        Saver(checkpoints, config.keep, config.keep_every, world) as saver,
     ):
         if job.unreached:
             log.say(f"left out of training, no loss reaches them: {', '.join(job.unreached)}")
@@ -206,14 +191,19 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
             log.advance()
             if values:
                 log.report(done, values)
-            stop = world.any(interrupt.asked)
-            if done % config.save_every == 0 or done == config.steps or stop:
-                path = save(done)
-                if stop and done < config.steps:
-                    log.say(f"stopped after step {done}, saved {path}; add --resume to go on")
-                    interrupt.finish()
+            flags = world.gather([interrupt.asked, saver.failed])
+            stop, failed = map(any, zip(*flags, strict=True))
+            if failed:
+                saver.wait()  # raises
+            if stop and done < config.steps:
+                path = _last(saver, save, done, interrupt, world)
+                log.say(f"stopped after step {done}, saved {path}; add --resume to go on")
+                interrupt.finish()
+            if done % config.save_every == 0 or done == config.steps:
+                save(done)
             began = time.perf_counter()
-        path = save(config.steps)
+        saver.wait()
+        path = checkpoints / str(config.steps)
         if world.first:
             for name in (job.result, *([ADAPTER] if config.lora else [])):
                 _publish(path / name, folder / name)
@@ -221,12 +211,17 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
         return folder / job.result
 
 
-def _gathered(model: nn.Module, empty: nn.Module, world: World) -> nn.Module:
-    """`empty`, an outline of the sharded `model`, filled from all processes in the first one."""
-    tensors = whole(model.state_dict(), world)
-    if world.first:
-        empty.load_state_dict(tensors, assign=True)
-    return empty
+def _last(
+    saver: Saver, save: Callable[[int], None], done: int, interrupt: Interrupt, world: World
+) -> Path | None:
+    """Save a last checkpoint if what is left of the grace is enough for it, to judge by the one
+    before; returns the newest."""
+    saver.hurry()
+    path = saver.wait()
+    if world.from_first(interrupt.waited + saver.seconds < GRACE):
+        save(done)
+        path = saver.wait()
+    return path
 
 
 class _Steps(Dataset):

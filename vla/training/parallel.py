@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
@@ -21,12 +21,11 @@ from torch.distributed.fsdp import (
     fully_shard,
     register_fsdp_forward_method,
 )
-from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
 from vla.training.world import World
 
-__all__ = ["ParallelConfig", "blocks", "outline", "parallelise", "recompute", "whole"]
+__all__ = ["ParallelConfig", "blocks", "outline", "parallelise", "recompute"]
 
 METHODS = ("prefill", "sample_actions", "decode", "logits")  # called on a model beside `forward`
 
@@ -138,16 +137,3 @@ def outline(model: nn.Module) -> nn.Module:
         for p in model.parameters()
     }
     return copy.deepcopy(model, memo)
-
-
-def whole(tensors: dict[str, Tensor], world: World) -> dict[str, Tensor]:
-    """Named tensors put together from all processes, on the first one's host; empty elsewhere.
-
-    Collective, one tensor at a time: at most one is held twice.
-    """
-    found = {}
-    for name, tensor in tensors.items():
-        full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        if world.first:
-            found[name] = full.detach().to("cpu", copy=True)  # a single shard is no copy yet
-    return found

@@ -1,4 +1,4 @@
-"""Checkpoints written beside training: a copy is taken between two updates, a thread does the rest."""
+"""Checkpoints written beside training: copied between two updates, written by a thread."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Saver"]
 
 
 class Saver:
-    """Writes checkpoints into `folder`, one at a time; keep, keep_every: as `checkpoint.retire`.
+    """Writes checkpoints into `folder`, one at a time; keep, keep_every: as in `checkpoint.write`.
 
     Its messages go through a process group of their own, so that they don't mix with training's.
     All methods but `failed` are collective. A save that fails does so in all processes, and is
@@ -50,18 +50,23 @@ class Saver:
         """Begin to write `folder/<step>`, as `checkpoint.write` does, after the save in flight. The
         tensors are copied to the host before this returns, and may change again."""
         self.wait()
-        copies = {name: staged(values, self._world) for name, values in tensors.items()}
+        copies = {name: staged(values) for name, values in tensors.items()}
 
         def work() -> None:
             began = time.monotonic()
             try:
                 self._last = checkpoint.write(
-                    self.folder, step, copies, state, also=also, world=self._world
+                    self.folder,
+                    step,
+                    copies,
+                    state,
+                    keep=self.keep,
+                    keep_every=self.keep_every,
+                    also=also,
+                    world=self._world,
+                    hurry=self._hurry.is_set,
                 )
                 self.seconds = time.monotonic() - began
-                copies.clear()
-                if self._world.first:
-                    checkpoint.retire(self.folder, self.keep, self.keep_every, self._hurry)
             except BaseException as error:  # whatever it is, `wait` raises it in the main thread
                 self._error = error
 

@@ -18,7 +18,8 @@ __all__ = ["ALONE", "World", "joined"]
 
 @dataclass(frozen=True)
 class World:
-    """rank: of this process, from 0. size: how many there are.
+    """rank: of this process, from 0. size: how many there are. group: what their messages go
+    through; None: torch's default one.
 
     The methods are collective: all processes call them in the same order. In a world of one they
     hand back what they are given.
@@ -26,6 +27,14 @@ class World:
 
     rank: int = 0
     size: int = 1
+    group: dist.ProcessGroup | None = None
+
+    def apart(self) -> World:
+        """The same processes, on the host, with messages of their own: for a second thread, whose
+        messages would be taken for those of the first."""
+        if self.size == 1:
+            return self
+        return World(self.rank, self.size, dist.new_group(backend="gloo"))
 
     @property
     def first(self) -> bool:
@@ -38,7 +47,7 @@ class World:
             return [list(values)]
         mine = torch.tensor(values, dtype=torch.float64)
         every = [torch.empty_like(mine) for _ in range(self.size)]
-        dist.all_gather(every, mine)
+        dist.all_gather(every, mine, group=self.group)
         return [row.tolist() for row in every]
 
     def any(self, flag: bool) -> bool:
@@ -52,7 +61,7 @@ class World:
     def wait(self) -> None:
         """Until all have come here."""
         if self.size > 1:
-            dist.barrier()
+            dist.barrier(group=self.group)
 
 
 ALONE = World()
