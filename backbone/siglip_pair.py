@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,7 +109,13 @@ class TextTower(nn.Module):
 
 
 class SigLIPPair(nn.Module):
-    """Pictures and captions in; a loss, or both as points of one space, out."""
+    """Pictures and captions in; a loss, or both as points of one space, out.
+
+    together: in training over several processes, gives of the texts of each, float [B, D], those of
+    all, [n · B, D], and where the own ones begin; None unless it is set.
+    """
+
+    together: Callable[[Tensor], tuple[Tensor, int]] | None = None
 
     def __init__(self, config: SigLIPPairConfig):
         super().__init__()
@@ -134,15 +140,21 @@ class SigLIPPair(nn.Module):
         return F.normalize(image, dim=-1), F.normalize(text, dim=-1)
 
     def forward(self, batch: PairBatch) -> Tensor:
-        """The sigmoid loss, a scalar, of every picture with every text of the batch."""
+        """The sigmoid loss, a scalar, of every picture with every text of the batch, or of the
+        batches of all processes."""
         image, text = self.embed(batch)
-        return sigmoid_loss(image @ text.T * self.scale.exp() + self.bias)
+        first = 0
+        if self.training and self.together is not None:
+            text, first = self.together(text)
+        return sigmoid_loss(image @ text.T * self.scale.exp() + self.bias, first)
 
 
-def sigmoid_loss(logits: Tensor) -> Tensor:
-    """logits: float [B, B], row i picture i, column j text j. Every pair is a question of its own:
-    −log σ(±logit), summed over texts and averaged over pictures."""
-    sign = 2 * torch.eye(len(logits), device=logits.device, dtype=logits.dtype) - 1
+def sigmoid_loss(logits: Tensor, first: int = 0) -> Tensor:
+    """logits: float [B, T], row i picture i, column j text j; text first + i is picture i's. Every
+    pair is a question of its own: −log σ(±logit), summed over texts and averaged over pictures."""
+    own = torch.arange(len(logits), device=logits.device)
+    sign = torch.full_like(logits, -1.0)
+    sign[own, first + own] = 1.0
     return -F.logsigmoid(sign * logits).sum(1).mean()
 
 

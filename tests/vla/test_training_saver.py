@@ -1,5 +1,7 @@
 """Checkpoints that are written beside training."""
 
+import os
+import signal
 import threading
 from pathlib import Path
 
@@ -59,12 +61,16 @@ def test_a_save_waits_for_the_one_before_it(tmp_path):
 def test_what_fails_beside_training_is_raised_at_the_next_occasion(tmp_path):
     tmp_path.joinpath("file").write_text("")
     with pytest.raises(OSError, match=r"could not write checkpoint 1 .*There is no earlier one"):
-        with Saver(tmp_path / "file/below", 1, None, ALONE) as saver:
-            saver.save(1, tensors(1), {}, note)
-            assert saver._thread is not None
-            saver._thread.join()
-            assert saver.failed
-            saver.save(2, tensors(2), {}, note)
+        save_twice(tmp_path / "file/below")
+
+
+def save_twice(folder: Path) -> None:
+    with Saver(folder, 1, None, ALONE) as saver:
+        saver.save(1, tensors(1), {}, note)
+        assert saver._thread is not None
+        saver._thread.join()
+        assert saver.failed
+        saver.save(2, tensors(2), {}, note)
 
 
 def test_training_stops_when_a_checkpoint_could_not_be_written(tmp_path, monkeypatch):
@@ -109,9 +115,6 @@ def test_in_a_hurry_old_checkpoints_stay(tmp_path):
 def test_an_interrupted_run_keeps_the_save_in_flight_where_another_would_take_too_long(
     tmp_path, monkeypatch
 ):
-    import os
-    import signal
-
     def update_and_signal(*args, step: int, **kwargs):
         if step == 6:
             os.kill(os.getpid(), signal.SIGTERM)

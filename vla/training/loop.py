@@ -154,6 +154,7 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
                     clip=config.optim.clip,
                     world=world,
                     kinds=kinds,
+                    reduce_once=config.parallel.reduce_once,
                 )
             except NotFinite as error:
                 path = keep(microbatches, folder / f"not_finite/{step}.{world.rank}.safetensors")
@@ -165,14 +166,16 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
                 if ema is not None:
                     ema.update(step)
                 seconds = time.perf_counter() - began
-                counts = Counter()
-                for microbatch in microbatches:  # this process's
-                    counts.update(microbatch.counts)
+                counts = Counter(tokens=0)
+                for microbatch in microbatches:
+                    counts.update({"tokens": microbatch.tokens, **microbatch.counts})
+                counts = world.total(counts)
+                tokens = counts.pop("tokens")
                 window.add(
                     {"loss": loss, **kinds, "grad_norm": norm, **counts},
                     config.batch_size,
                     seconds,
-                    tokens=world.size * sum(m.tokens for m in microbatches),
+                    tokens=tokens,
                     waiting=waiting,
                     flops=usage.work(microbatches),
                 )

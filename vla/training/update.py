@@ -10,6 +10,7 @@ from torch.distributed.tensor import DTensor
 from vla.training.faults import NotFinite
 from vla.training.job import Microbatch
 from vla.training.optimiser import Optimisers
+from vla.training.parallel import reduce_next
 from vla.training.world import ALONE, World
 
 __all__ = ["update", "validation_loss"]
@@ -26,18 +27,19 @@ def update(
     clip: float | None = None,
     world: World = ALONE,
     kinds: dict[str, float] | None = None,
+    reduce_once: bool = True,
 ) -> tuple[float, float]:
     """One update from all micro-batches together; returns (loss, gradient norm before clipping).
 
     The gradient is that of the mean loss over all samples, however they are divided, over
     processes too: sharding averages gradients over these, which have equally many samples. A
     micro-batch's `factor` multiplies its loss. kinds: gets the mean loss of each kind of
-    micro-batch that has a name, without factors.
+    micro-batch that has a name, without factors. reduce_once: as in `ParallelConfig`.
     Raises NotFinite, in all processes and before weights or moments change, if the loss or the
     norm is not finite in one of them.
     """
     optimiser.zero_grad()
-    losses = _backward(model, microbatches, device, precision)
+    losses = _backward(model, microbatches, device, precision, reduce_once)
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     total_norm = nn.utils.clip_grad_norm_(parameters, math.inf if clip is None else clip)
     if isinstance(total_norm, DTensor):
@@ -92,12 +94,22 @@ def validation_loss(
 
 
 def _backward(
-    model: nn.Module, microbatches: Sequence[Microbatch], device: torch.device, precision: str
+    model: nn.Module,
+    microbatches: Sequence[Microbatch],
+    device: torch.device,
+    precision: str,
+    reduce_once: bool,
 ) -> list[Tensor]:
-    """Add the gradient of the mean loss over all samples; returns each micro-batch's mean loss."""
+    """Add the gradient of the mean loss over all samples; returns each micro-batch's mean loss.
+
+    A kind of micro-batch goes through parts of the model that another one may not, so the last one
+    of each sums what its kind has gathered.
+    """
     total = sum(m.size for m in microbatches)
+    last = {m.kind: i for i, m in enumerate(microbatches)}
     losses = []
-    for microbatch in microbatches:
+    for i, microbatch in enumerate(microbatches):
+        reduce_next(model, not reduce_once or last[microbatch.kind] == i)
         loss = _loss(model, microbatch, device, precision)
         (loss * (microbatch.factor * microbatch.size / total)).backward()
         losses.append(loss.detach())

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from vla.training.faults import LostPeer
 
@@ -50,6 +54,27 @@ class World:
         dist.all_gather(every, mine, group=self.group)
         return [row.tolist() for row in every]
 
+    def total(self, values: Mapping[str, float]) -> dict[str, float]:
+        """The sum of each number over all processes, which may have other names each."""
+        if self.size == 1:
+            return dict(values)
+        mine = json.dumps(dict(values)).encode()
+        lengths = [int(row[0]) for row in self.gather([len(mine)])]
+        padded = torch.frombuffer(bytearray(mine.ljust(max(lengths))), dtype=torch.uint8)
+        every = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(every, padded, group=self.group)
+        sums: Counter[str] = Counter()
+        for row in every:
+            sums.update(json.loads(bytes(row.tolist())))
+        return dict(sums)
+
+    def together(self, rows: Tensor) -> tuple[Tensor, int]:
+        """Everybody's `rows` [B, …], equally many and by rank, [size · B, …], and where this
+        process's begin. Gradients come back to the process that the rows are of."""
+        if self.size == 1:
+            return rows, 0
+        return _Together.apply(rows, self), self.rank * len(rows)  # pyright: ignore
+
     def any(self, flag: bool) -> bool:
         """Whether it is true anywhere."""
         return any(row[0] for row in self.gather([float(flag)]))
@@ -62,6 +87,23 @@ class World:
         """Until all have come here."""
         if self.size > 1:
             dist.barrier(group=self.group)
+
+
+class _Together(torch.autograd.Function):
+    """Torch's own `all_gather` with a gradient needs messages that gloo doesn't have."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, world: World) -> Tensor:
+        ctx.world = world
+        every = [torch.empty_like(rows) for _ in range(world.size)]
+        dist.all_gather(every, rows.contiguous(), group=world.group)
+        return torch.cat(every)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        total = grads[0].contiguous().clone()
+        dist.all_reduce(total, group=ctx.world.group)
+        return total.chunk(ctx.world.size)[ctx.world.rank], None
 
 
 ALONE = World()
