@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import nn
 
@@ -39,5 +37,5 @@ def build(
     parallelise(model, config.parallel, world, device, config.precision)
     if job.start is not None:
         home = torch.device("cpu") if config.parallel.offload else device
-        begin(model, job.start(copy.deepcopy(empty)), home)
+        begin(model, job.start(empty), home)
     return model, empty

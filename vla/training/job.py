@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from vla.training.parallel import outline
 from vla.training.start import Start, begin
 
 __all__ = ["Job", "Microbatch"]
@@ -62,5 +61,5 @@ class Job:
     def begun(self) -> nn.Module:
         """The model with its numbers, on the CPU: all of it in this process."""
         if self.start is not None:
-            begin(self.model, self.start(outline(self.model)), torch.device("cpu"))
+            begin(self.model, self.start(self.model), torch.device("cpu"))
         return self.model

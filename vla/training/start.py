@@ -8,6 +8,7 @@ processes.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 
@@ -65,7 +66,7 @@ def drawn(
 
     Each module that has parameters of its own says in `reset_parameters` how they start.
     """
-    for module_name, module in outline.named_modules():
+    for module_name, module in copy.deepcopy(outline).named_modules():
         own = {
             name: plain(f"{module_name}.{name}".removeprefix("."))
             for name, _ in module.named_parameters(recurse=False)
@@ -81,7 +82,7 @@ def drawn(
         for name, full in own.items():
             if full not in without:
                 yield full, module.get_parameter(name).detach()
-        module.to_empty(device="meta", recurse=False)
+        module.to_empty(device="meta", recurse=False)  # its numbers go
 
 
 def _number(seed: int, name: str) -> int:

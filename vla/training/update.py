@@ -1,6 +1,7 @@
 """One update: forward and backward over micro-batches, checks, clipping, the optimiser's step."""
 
 import math
+import zlib
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -39,6 +40,7 @@ def update(
     norm is not finite in one of them.
     """
     optimiser.zero_grad()
+    _check_kinds(step, microbatches, world)
     losses = _backward(model, microbatches, device, precision, reduce_once)
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     total_norm = nn.utils.clip_grad_norm_(parameters, math.inf if clip is None else clip)
@@ -120,6 +122,20 @@ def _loss(model: nn.Module, microbatch: Microbatch, device: torch.device, precis
     inputs = [x.to(device) for x in microbatch.inputs]
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         return model(*inputs)
+
+
+def _check_kinds(step: int, microbatches: Sequence[Microbatch], world: World) -> None:
+    """Raise ValueError where processes would go through different parts of the model, and wait for
+    one another for ever."""
+    kinds = [m.kind for m in microbatches]
+    if world.size == 1 or not any(kinds):
+        return
+    every = world.gather([zlib.crc32("|".join(kinds).encode())])
+    if any(row != every[0] for row in every):
+        raise ValueError(
+            f"process {world.rank} has micro-batches of the kinds {kinds} at step {step}, another "
+            "one has others; each needs the same kinds in the same order"
+        )
 
 
 def _check_finite(
