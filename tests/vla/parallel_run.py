@@ -146,7 +146,7 @@ def config(folder: Path, kind: str, parallel: dict, fields: dict) -> RunConfig:
     if kind in ("actions", "mixed"):
         return ActionConfig(**common | {"text": 8 if kind == "mixed" else 0} | fields)
     if kind == "pairs":
-        return SigLIPTrainConfig(**common | {"model": PAIR} | fields)
+        return SigLIPTrainConfig(model=PAIR, **common | fields)
     text = TextConfig(**common, model=PALIGEMMA_TINY, seeing=4, ramp=4)
     return replace(text, **fields)
 

@@ -175,7 +175,7 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
                     {"loss": loss, **kinds, "grad_norm": norm, **counts},
                     config.batch_size,
                     seconds,
-                    tokens=tokens,
+                    tokens=int(tokens),
                     waiting=waiting,
                     flops=usage.work(microbatches),
                 )

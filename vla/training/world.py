@@ -38,7 +38,9 @@ class World:
         messages would be taken for those of the first."""
         if self.size == 1:
             return self
-        return World(self.rank, self.size, dist.new_group(backend="gloo"))
+        group = dist.new_group(backend="gloo")
+        assert isinstance(group, dist.ProcessGroup), "every process is in the new group"
+        return World(self.rank, self.size, group)
 
     @property
     def first(self) -> bool:
