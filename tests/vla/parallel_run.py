@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -129,7 +130,7 @@ def _text(seed: int, position: int) -> list[torch.Tensor]:
 
 
 def config(folder: Path, kind: str, parallel: dict, fields: dict) -> RunConfig:
-    common = {
+    common: dict[str, Any] = {
         "output_dir": folder,
         "steps": 20,
         "batch_size": 8,
