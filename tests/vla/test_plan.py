@@ -334,3 +334,21 @@ def test_a_run_of_another_kind_is_refused():
     )
     with pytest.raises(ValueError, match="VisionConfig can't be planned"):
         plan(config)
+
+
+def test_gradients_that_are_summed_once_are_held_whole_until_then():
+    once = plan(policy_run(accumulate=2), gpus=2)
+    each = plan(policy_run(accumulate=2, parallel=ParallelConfig(reduce_once=False)), gpus=2)
+    assert once.gathered - each.gathered == 2 * once.gradients
+    assert once.peak - each.peak == 2 * once.gradients
+
+
+def test_products_that_are_kept_take_room_and_save_work():
+    every, none = (
+        {c.recompute: c for c in plan(policy_run(MIDDLE, parallel=parallel)).choices}
+        for parallel in (ParallelConfig(recompute=1), ParallelConfig())
+    )
+    kept = ParallelConfig(recompute=1, keep_products=True)
+    products = {c.recompute: c for c in plan(policy_run(MIDDLE, parallel=kept)).choices}
+    assert every[1].activations < products[1].activations < none[None].activations
+    assert products[1].work == pytest.approx(1) < every[1].work

@@ -70,7 +70,6 @@ ALIKE = [
     ("actions", "actions-copied-recomputed", "actions", {"shards": 1, "recompute": 2}, TWICE),
     ("actions", "actions-summed-each", "actions", {"reduce_once": False}, TWICE),
     ("actions", "actions-offloaded", "actions", {"offload": True}, {}),
-    ("actions", "actions-compiled", "actions", {"compile": True, "recompute": 1}, {}),
     ("text", "text-sharded", "text", {"reshard": False, "recompute": 2}, {}),
     ("frozen", "frozen-sharded", "text", {}, {"freeze": ["vision"]}),
     ("lora", "lora-sharded", "actions", {"recompute": 1}, LORA),
@@ -156,6 +155,18 @@ def result(folder: Path) -> dict[str, torch.Tensor]:
     [*((one, many) for one, many, *_ in (*ALIKE, *HYBRID)), *RESUMED],
 )
 def test_losses_and_weights_are_those_of_one_process(runs, one, many):
+    check_same_training(runs, one, many)
+
+
+@pytest.mark.slow
+def test_compiled_blocks_train_as_others_do(runs):
+    """By itself: a C++ compiler works on it for minutes."""
+    parallel = {"compile": True, "recompute": 1}
+    run(runs, 2, variant("actions-compiled", "actions", parallel=parallel))
+    check_same_training(runs, "actions", "actions-compiled")
+
+
+def check_same_training(runs: Path, one: str, many: str) -> None:
     expected, found = reports(runs / one), reports(runs / many)
     start = 11 if "from-" in many else 1
     assert sorted(found) == list(range(start, 21))

@@ -186,6 +186,7 @@ def plan(
             precision=config.precision,
             every=every or None,
             gradients=keeps,
+            keep_products=config.parallel.keep_products,
         )
         unused = unused or done.unused
         rehearsals[every or None] = done
