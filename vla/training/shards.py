@@ -8,6 +8,7 @@ Neither form holds pickled objects.
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -94,6 +95,7 @@ def read_into(own: Mapping[str, Tensor], folder: Path, name: str, world: World) 
     file = folder / f"{name}.safetensors"
     if not file.is_file():
         logging.getLogger("torch.distributed.checkpoint").setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # it is meant to be
         state_dict_loader.load(
             dict(own),
             storage_reader=HuggingFaceStorageReader(str(folder / name)),
