@@ -31,7 +31,15 @@ from torch.utils.checkpoint import (
 
 from vla.training.world import World
 
-__all__ = ["ParallelConfig", "blocks", "outline", "parallelise", "recompute", "reduce_next"]
+__all__ = [
+    "ParallelConfig",
+    "blocks",
+    "outline",
+    "parallelise",
+    "recompute",
+    "reduce_next",
+    "reshard",
+]
 
 aten = torch.ops.aten
 PRODUCTS = [
@@ -145,6 +153,13 @@ def reduce_next(model: nn.Module, now: bool) -> None:
     """Whether the next backward pass sums gradients over processes; else each adds its own up."""
     if isinstance(model, FSDPModule):
         model.set_requires_gradient_sync(now)
+
+
+def reshard(model: nn.Module) -> None:
+    """Free the gathered weights that a forward pass without a backward one has left in the root:
+    the next pass would take them as they are, whatever has become of the shards."""
+    if isinstance(model, FSDPModule):
+        model.reshard()
 
 
 def blocks(model: nn.Module) -> Iterator[nn.Module]:

@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 from vla.training.faults import NotFinite
 from vla.training.job import Microbatch
 from vla.training.optimiser import Optimisers
-from vla.training.parallel import reduce_next
+from vla.training.parallel import reduce_next, reshard
 from vla.training.world import ALONE, World
 
 __all__ = ["update", "validation_loss"]
@@ -90,6 +90,7 @@ def validation_loss(
         if i < len(every):
             total += loss * microbatch.size
             count += microbatch.size
+    reshard(model)
     model.train(training)
     sums = world.gather([total, count])
     return sum(s[0] for s in sums) / sum(s[1] for s in sums)
