@@ -156,10 +156,11 @@ def reduce_next(model: nn.Module, now: bool) -> None:
 
 
 def reshard(model: nn.Module) -> None:
-    """Free the gathered weights that a forward pass without a backward one has left in the root:
-    the next pass would take them as they are, whatever has become of the shards."""
-    if isinstance(model, FSDPModule):
-        model.reshard()
+    """Free the gathered weights that a forward pass without a backward one has left: the next pass
+    would take them as they are, whatever has become of the shards."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def blocks(model: nn.Module) -> Iterator[nn.Module]:
