@@ -9,18 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from action_expert.wide_linear import WideLinear
+from action_expert.wide_linear import ZeroWideLinear
 from backbone.gemma import (
     MLP,
     NORM_EPS,
     Attention,
     Gemma,
     GemmaConfig,
-    _initialise,
     at_least_float32,
 )
 from backbone.kv_cache import KVCache
 from backbone.numerics import Numerics
+from backbone.paligemma import ZeroLinear
 
 
 class AdaptiveRMSNorm(nn.Module):
@@ -33,9 +33,7 @@ class AdaptiveRMSNorm(nn.Module):
     def __init__(self, width: int, numerics: Numerics):
         super().__init__()
         self.wide = numerics.float32_modulation
-        self.modulation = (WideLinear if self.wide else nn.Linear)(width, 3 * width)
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
+        self.modulation = (ZeroWideLinear if self.wide else ZeroLinear)(width, 3 * width)
 
     def forward(self, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
         """x: float [B, T, D]. condition: float32 [B, D].
@@ -79,9 +77,6 @@ class AdaptiveGemma(nn.Module):
         self.config, self.numerics = config, numerics
         self.blocks = nn.ModuleList(AdaptiveBlock(config, numerics) for _ in range(config.depth))
         self.norm = AdaptiveRMSNorm(config.width, numerics)
-        for module in self.modules():
-            if isinstance(module, Attention | MLP):
-                module.apply(_initialise)
 
     geometry = Gemma.geometry  # mask and rotary angles are the same here
 

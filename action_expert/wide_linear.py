@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backbone.paligemma import ZeroLinear
+
 
 class WideLinear(nn.Linear):
     """x · weightᵀ + bias in float32, or wider if x or the weights are, under autocast too.
@@ -19,3 +21,7 @@ class WideLinear(nn.Linear):
         bias = None if self.bias is None else self.bias.to(dtype)
         with torch.autocast(input.device.type, enabled=False):
             return F.linear(input.to(dtype), self.weight.to(dtype), bias)
+
+
+class ZeroWideLinear(ZeroLinear, WideLinear):
+    """Starts as zeros."""

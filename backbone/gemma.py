@@ -114,6 +114,9 @@ class RMSNorm(nn.Module):
         self.round_scale = round_scale
         self.weight = nn.Parameter(torch.zeros(width))
 
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+
     def forward(self, x: Tensor) -> Tensor:
         wide = at_least_float32(x)
         weight = self.weight if self.round_scale else at_least_float32(self.weight)
@@ -233,7 +236,17 @@ class Gemma(nn.Module):
         self.config, self.numerics = config, numerics
         self.blocks = nn.ModuleList(Block(config, numerics) for _ in range(config.depth))
         self.norm = RMSNorm(config.width, numerics.round_norm_scale)
-        self.apply(_initialise)
+
+    @property
+    def beyond_cache(self) -> tuple[str, ...]:
+        """The modules that the cache doesn't depend on, by name: of the last block all but the
+        norm, keys and values of its attention; the final norm."""
+        last = len(self.blocks) - 1
+        later = ["attention.q_proj", "attention.o_proj"]
+        for name, module in self.blocks[last].named_children():
+            if name not in ("attention_norm", "attention") and list(module.parameters()):
+                later.append(name)
+        return *(f"blocks.{last}.{name}" for name in later), "norm"
 
     def forward(
         self,
@@ -321,8 +334,11 @@ class TextEmbedding(nn.Module):
         super().__init__()
         self.round_scale = round_scale
         self.weight = nn.Parameter(torch.empty(vocab, width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
         if not self.weight.is_meta:  # random numbers there make torch import for seconds
-            nn.init.normal_(self.weight, std=1 / math.sqrt(width))
+            nn.init.normal_(self.weight, std=1 / math.sqrt(self.weight.shape[1]))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens: int64 [B, T]. Returns float [B, T, D], scaled by √D (images are never scaled)."""
@@ -338,10 +354,3 @@ class TextEmbedding(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: float [..., D]. Returns float [..., vocab], without bias or soft-cap."""
         return project(hidden.to(self.weight.dtype), self.weight)
-
-
-def _initialise(module: nn.Module):
-    """Truncated normal with variance 1/fan_in on every matrix, as big_vision's Gemma starts."""
-    if isinstance(module, nn.Linear) and not module.weight.is_meta:
-        std = 1 / math.sqrt(module.in_features)
-        nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)

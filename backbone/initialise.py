@@ -6,45 +6,48 @@ discover: neighbouring patches, and neighbouring `<loc>` tokens, start alike.
 """
 
 import math
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
-from backbone.paligemma import PaliGemma
-from backbone.siglip import SigLIP
+from backbone.siglip import SigLIPConfig
 
+LOCS = 1024
 PATCH_SCALE = 0.5
 
 
-def order_places(model: PaliGemma, first_loc: int) -> None:
-    """Start `model`'s patch positions and `<loc>` rows as sines of the place that they stand for.
-
-    first_loc: id of `<loc0000>`. Changes parameters in place; draws from the global generator.
-    """
-    if isinstance(model.vision, SigLIP):
-        order_patches(model.vision)
-    order_locs(model, first_loc)
-
-
-def order_locs(model: PaliGemma, first_loc: int, locs: int = 1024) -> None:
-    """The `<loc>` rows alone."""
-    table = model.embedding.weight
-    with torch.no_grad():
-        width = table.shape[1]
-        turn = torch.linalg.qr(torch.randn(width, width))[0]  # spread over all of the width
-        codes = torch.nn.functional.pad(_sines(locs, width // 2), (0, width - width // 2))
-        table[first_loc : first_loc + locs] = codes @ turn * (2 / math.sqrt(width))
+def in_order(
+    tensors: Iterable[tuple[str, Tensor]],
+    vision: SigLIPConfig | None,
+    first_loc: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Iterator[tuple[str, Tensor]]:
+    """The random starts of a PaliGemma, by name, with sines of the places that they stand for as
+    patch positions of its encoder, `vision`, and as `<loc>` rows from `first_loc` on. None: as they
+    come. generator: of what turns the rows."""
+    for name, tensor in tensors:
+        if name == "vision.embedding.position" and vision is not None:
+            tensor = patch_places(vision)
+        if name == "embedding.weight" and first_loc is not None:
+            tensor[first_loc : first_loc + LOCS] = loc_rows(tensor.shape[1], generator)
+        yield name, tensor
 
 
-def order_patches(vision: SigLIP) -> None:
-    """The same for the patch positions of an image encoder alone."""
-    grid = vision.config.resolution // vision.config.patch
-    side = _sines(grid, vision.config.width // 2)
+def loc_rows(width: int, generator: torch.Generator | None = None) -> Tensor:
+    """Float32 [1024, width], of about unit length."""
+    turn = torch.linalg.qr(torch.randn(width, width, generator=generator))[0]  # over all of it
+    codes = torch.nn.functional.pad(_sines(LOCS, width // 2), (0, width - width // 2))
+    return codes @ turn * (2 / math.sqrt(width))
+
+
+def patch_places(vision: SigLIPConfig) -> Tensor:
+    """Positions of an image encoder's patches, float32 [patches, D]: sines of row and column."""
+    grid = vision.resolution // vision.patch
+    side = _sines(grid, vision.width // 2)
     rows = side[:, None].expand(-1, grid, -1)
     columns = side[None].expand(grid, -1, -1)
-    position = torch.cat([rows, columns], dim=-1).flatten(0, 1)
-    with torch.no_grad():
-        vision.embedding.position.copy_(PATCH_SCALE * position)
+    return PATCH_SCALE * torch.cat([rows, columns], dim=-1).flatten(0, 1)
 
 
 def _sines(places: int, width: int) -> Tensor:

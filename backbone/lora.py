@@ -57,7 +57,11 @@ class LoRALinear(nn.Module):
         self.base_layer = linear
         self.scale = alpha / rank
         self.lora_A = nn.Parameter(torch.empty(rank, linear.in_features, **where))
-        self.lora_B = nn.Parameter(torch.zeros(linear.out_features, rank, **where))
+        self.lora_B = nn.Parameter(torch.empty(linear.out_features, rank, **where))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.lora_B)
         if not self.lora_A.is_meta:
             nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
 

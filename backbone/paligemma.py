@@ -103,10 +103,15 @@ def connector(config: PaliGemmaConfig) -> nn.Module:
     big_vision's `head_zeroinit`, by which images enter as zeros."""
     hidden, wide = config.design.connector, config.language.width
     layers = MLPConnector(config.vision.width, hidden, wide) if hidden is not None else None
-    last = nn.Linear(config.vision.width, wide) if layers is None else layers.fc2
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
-    return last if layers is None else layers
+    return ZeroLinear(config.vision.width, wide) if layers is None else layers
+
+
+class ZeroLinear(nn.Linear):
+    """Starts as zeros."""
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
 
 
 class MLPConnector(nn.Module):
@@ -114,7 +119,7 @@ class MLPConnector(nn.Module):
 
     def __init__(self, width: int, hidden: int, wide: int):
         super().__init__()
-        self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, wide)
+        self.fc1, self.fc2 = nn.Linear(width, hidden), ZeroLinear(hidden, wide)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -160,8 +160,28 @@ def _at(config: PaliGemmaConfig, resolution: int | None) -> PaliGemmaConfig:
     return replace(config, vision=replace(config.vision, resolution=resolution))
 
 
+def outlined(
+    path: str | Path, config: PaliGemmaConfig
+) -> tuple[PaliGemma, Callable[[], Iterator[tuple[str, Tensor]]]]:
+    """`load_model` with `config`, but for the numbers: the model on the meta device, and what reads
+    its parameters' values, each by name and once, one at a time. Raises as `load_model` does."""
+    files = paligemma_files(Path(path))
+    config = replace(config, numerics=numerics_of(files))
+    model, tensors = _outlined(files, config, torch.float32)
+    _announce(files, config)
+    return model, tensors
+
+
 def _load(files: PaliGemmaFiles, config: PaliGemmaConfig, device, dtype) -> PaliGemma:
-    kind = as_dtype(dtype)
+    model, tensors = _outlined(files, config, as_dtype(dtype))
+    fill(model, tensors(), device)
+    _announce(files, config)
+    return model
+
+
+def _outlined(
+    files: PaliGemmaFiles, config: PaliGemmaConfig, kind: torch.dtype
+) -> tuple[PaliGemma, Callable[[], Iterator[tuple[str, Tensor]]]]:
     with torch.device("meta"):
         model = PaliGemma(config).to(kind)
         if config.numerics.float32_vision:
@@ -173,9 +193,7 @@ def _load(files: PaliGemmaFiles, config: PaliGemmaConfig, device, dtype) -> Pali
         shapes[_POSITION] = (config.vision.tokens, *shapes[_POSITION][1:])
     own = shapes_of(dict(model.named_parameters()))
     check_fit(own, shapes, str(weights.path), weights.stray)
-    fill(model, _resampled(read(weights), config.vision.tokens), device)
-    _announce(files, config)
-    return model
+    return model, lambda: _resampled(read(weights), config.vision.tokens)
 
 
 def _resampled(tensors, patches: int) -> Iterator[tuple[str, Tensor]]:

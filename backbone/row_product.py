@@ -6,6 +6,7 @@ reads a matrix at about half of that speed (see docs/results.md).
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 import torch
@@ -18,10 +19,18 @@ SPAN = 2048  # columns that are summed up at a time
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` without a bias that computes with `project`."""
+    """`nn.Linear` without a bias that computes with `project`.
+
+    It starts as big_vision's Gemma does: truncated normal with variance 1/fan_in.
+    """
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__(inputs, outputs, bias=False)
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:  # random numbers there make torch import for seconds
+            std = 1 / math.sqrt(self.in_features)
+            nn.init.trunc_normal_(self.weight, std=std, a=-2 * std, b=2 * std)
 
     def forward(self, input: Tensor) -> Tensor:
         return project(input, self.weight)

@@ -60,19 +60,31 @@ class RawPatches(nn.Module):
         return rearrange(images, "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=p)
 
 
+class Linear(nn.Linear):
+    """Starts as big_vision's ViT does: a Xavier-uniform matrix and a zero bias."""
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.bias)
+        if not self.weight.is_meta:
+            nn.init.xavier_uniform_(self.weight)
+
+
 class PatchEmbedding(nn.Module):
     """Cut an image into patches, project each, add its learned position."""
 
     def __init__(self, config: SigLIPConfig):
         super().__init__()
         self.patch = config.patch
-        fan_in = 3 * config.patch**2
         self.weight = nn.Parameter(torch.empty(config.width, 3, config.patch, config.patch))
-        self.bias = nn.Parameter(torch.zeros(config.width))
+        self.bias = nn.Parameter(torch.empty(config.width))
         self.position = nn.Parameter(torch.empty(config.tokens, config.width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.bias)
         if not self.weight.is_meta:  # random numbers there make torch import for seconds
-            nn.init.normal_(self.weight, std=1 / math.sqrt(fan_in))
-            nn.init.normal_(self.position, std=1 / math.sqrt(config.width))
+            nn.init.normal_(self.weight, std=1 / math.sqrt(self.weight[0].numel()))
+            nn.init.normal_(self.position, std=1 / math.sqrt(self.position.shape[1]))
 
     def forward(self, images: Tensor) -> Tensor:
         """images: float [B, 3, R, R]. Returns float32 or wider [B, patches, width], rows of patches
@@ -92,13 +104,13 @@ class Block(nn.Module):
         super().__init__()
         self.heads = config.heads
         self.attention_norm = nn.LayerNorm(config.width, eps=1e-6)
-        self.q_proj = nn.Linear(config.width, config.width)
-        self.k_proj = nn.Linear(config.width, config.width)
-        self.v_proj = nn.Linear(config.width, config.width)
-        self.out_proj = nn.Linear(config.width, config.width)
+        self.q_proj = Linear(config.width, config.width)
+        self.k_proj = Linear(config.width, config.width)
+        self.v_proj = Linear(config.width, config.width)
+        self.out_proj = Linear(config.width, config.width)
         self.mlp_norm = nn.LayerNorm(config.width, eps=1e-6)
-        self.fc1 = nn.Linear(config.width, config.mlp)
-        self.fc2 = nn.Linear(config.mlp, config.width)
+        self.fc1 = Linear(config.width, config.mlp)
+        self.fc2 = Linear(config.mlp, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: float [B, P, D] → the same shape."""
@@ -121,7 +133,6 @@ class SigLIP(nn.Module):
         self.embedding = PatchEmbedding(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
-        self.apply(initialise)
 
     def forward(self, images: Tensor) -> Tensor:
         """images: float [B, 3, R, R] in [-1, 1]. Returns float [B, patches, width]."""
@@ -129,10 +140,3 @@ class SigLIP(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
-
-
-def initialise(module: nn.Module):
-    """Xavier-uniform matrices and zero biases, as big_vision's ViT starts."""
-    if isinstance(module, nn.Linear):
-        nn.init.xavier_uniform_(module.weight)
-        nn.init.zeros_(module.bias)

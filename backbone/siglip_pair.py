@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbone.siglip import Block, SigLIP, SigLIPConfig, initialise
+from backbone.siglip import Block, Linear, SigLIP, SigLIPConfig
 from backbone.sources.layouts import LINEAR, vision_names
 from backbone.weights import save_tensors
 
@@ -46,16 +46,38 @@ class PairBatch:
         return PairBatch(self.images.to(device), self.tokens.to(device))
 
 
+class ProbeAttention(nn.MultiheadAttention):
+    """Torch's own, with SigLIP's start."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__(width, heads, batch_first=True)
+        self.out_proj = Linear(width, width)
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.in_proj_bias)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+
+
+class Table(nn.Embedding):
+    """Rows of about unit length."""
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=1 / math.sqrt(self.embedding_dim))
+
+
 class PoolingHead(nn.Module):
     """One learned query attends to all patches; an MLP with a residual follows."""
 
     def __init__(self, config: SigLIPConfig):
         super().__init__()
         self.probe = nn.Parameter(torch.empty(1, 1, config.width))
-        self.attention = nn.MultiheadAttention(config.width, config.heads, batch_first=True)
+        self.attention = ProbeAttention(config.width, config.heads)
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
-        self.fc1 = nn.Linear(config.width, config.mlp)
-        self.fc2 = nn.Linear(config.mlp, config.width)
+        self.fc1 = Linear(config.width, config.mlp)
+        self.fc2 = Linear(config.mlp, config.width)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
         nn.init.xavier_uniform_(self.probe)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -72,13 +94,11 @@ class TextTower(nn.Module):
     def __init__(self, config: SigLIPPairConfig):
         super().__init__()
         width = config.vision.width
-        self.token = nn.Embedding(config.vocab, width)
-        self.position = nn.Embedding(config.text_length, width)
+        self.token = Table(config.vocab, width)
+        self.position = Table(config.text_length, width)
         self.blocks = nn.ModuleList(Block(config.vision) for _ in range(config.text_depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.head = nn.Linear(width, width)
-        for table in (self.token, self.position):
-            nn.init.normal_(table.weight, std=1 / math.sqrt(width))
+        self.head = Linear(width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens: int64 [B, T]. Returns float [B, D]."""
@@ -89,7 +109,13 @@ class TextTower(nn.Module):
 
 
 class SigLIPPair(nn.Module):
-    """Pictures and captions in; a loss, or both as points of one space, out."""
+    """Pictures and captions in; a loss, or both as points of one space, out.
+
+    together: in training over several processes, gives of the texts of each, float [B, D], those of
+    all, [n · B, D], and where the own ones begin; None unless it is set.
+    """
+
+    together: Callable[[Tensor], tuple[Tensor, int]] | None = None
 
     def __init__(self, config: SigLIPPairConfig):
         super().__init__()
@@ -97,9 +123,13 @@ class SigLIPPair(nn.Module):
         self.vision = SigLIP(config.vision)
         self.pool = PoolingHead(config.vision)
         self.text = TextTower(config)
-        self.apply(initialise)
-        self.scale = nn.Parameter(torch.tensor([FIRST_SCALE]))
-        self.bias = nn.Parameter(torch.tensor([FIRST_BIAS]))
+        self.scale = nn.Parameter(torch.empty(1))
+        self.bias = nn.Parameter(torch.empty(1))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.constant_(self.scale, FIRST_SCALE)
+        nn.init.constant_(self.bias, FIRST_BIAS)
 
     def embed(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         """Unit vectors of pictures and of texts, float [B, D] each."""
@@ -110,15 +140,21 @@ class SigLIPPair(nn.Module):
         return F.normalize(image, dim=-1), F.normalize(text, dim=-1)
 
     def forward(self, batch: PairBatch) -> Tensor:
-        """The sigmoid loss, a scalar, of every picture with every text of the batch."""
+        """The sigmoid loss, a scalar, of every picture with every text of the batch, or of the
+        batches of all processes."""
         image, text = self.embed(batch)
-        return sigmoid_loss(image @ text.T * self.scale.exp() + self.bias)
+        first = 0
+        if self.training and self.together is not None:
+            text, first = self.together(text)
+        return sigmoid_loss(image @ text.T * self.scale.exp() + self.bias, first)
 
 
-def sigmoid_loss(logits: Tensor) -> Tensor:
-    """logits: float [B, B], row i picture i, column j text j. Every pair is a question of its own:
-    −log σ(±logit), summed over texts and averaged over pictures."""
-    sign = 2 * torch.eye(len(logits), device=logits.device, dtype=logits.dtype) - 1
+def sigmoid_loss(logits: Tensor, first: int = 0) -> Tensor:
+    """logits: float [B, T], row i picture i, column j text j; text first + i is picture i's. Every
+    pair is a question of its own: −log σ(±logit), summed over texts and averaged over pictures."""
+    own = torch.arange(len(logits), device=logits.device)
+    sign = torch.full_like(logits, -1.0)
+    sign[own, first + own] = 1.0
     return -F.logsigmoid(sign * logits).sum(1).mean()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -49,6 +49,29 @@ def from_parts(
     Raises FileNotFoundError or ValueError, with nothing loaded, if a file is missing, not whole, or
     of another model.
     """
+    model, tensors = outlined_parts(
+        siglip,
+        gemma,
+        vocab=vocab,
+        numerics=numerics,
+        dtype=dtype,
+        average_rows=average_rows,
+    )
+    fill(model, tensors(generator), device)
+    return model
+
+
+def outlined_parts(
+    siglip: str | Path,
+    gemma: str | Path,
+    *,
+    vocab: int = VOCAB,
+    numerics: Numerics = BIG_VISION,
+    dtype: torch.dtype | str = torch.float32,
+    average_rows: bool = False,
+) -> tuple[PaliGemma, Callable[[torch.Generator], Iterator[tuple[str, Tensor]]]]:
+    """`from_parts` but for the numbers: the model on the meta device, and what gives the values of
+    its parameters, each by name and once, one at a time. Raises as `from_parts` does."""
     text = vocab - NUM_LOC - NUM_SEG
     eyes, words = siglip_files(Path(siglip)), gemma_files(Path(gemma), text)
     config = PaliGemmaConfig(
@@ -64,11 +87,12 @@ def from_parts(
     found = new | eyes.weights.shapes | words.weights.shapes
     found["embedding.weight"] = (vocab, *found["embedding.weight"][1:])
     check_fit(own, found, f"{siglip} with {gemma}")
-    fill(model, _tensors(eyes.weights, words.weights, vocab, new, generator, average_rows), device)
     for weights in (eyes.weights, words.weights):
         for key, why in weights.unused.items():
             _log.info("%s: %s left out: %s", weights.path, key, why)
-    return model
+    return model, lambda generator: _tensors(
+        eyes.weights, words.weights, vocab, new, generator, average_rows
+    )
 
 
 def _tensors(

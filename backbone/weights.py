@@ -38,13 +38,21 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path | str) -> None:
 def load_weights(module: nn.Module, path: Path | str) -> None:
     """Fill `module` from one safetensors file, strictly and tensor by tensor.
 
+    Raises as `weights_for` does; then nothing has been loaded.
+    """
+    weights = weights_for(module, path)
+    _copy(module.state_dict(), read(weights))
+
+
+def weights_for(module: nn.Module, path: Path | str) -> Weights:
+    """A safetensors file that fits `module`, which may be on the meta device; nothing is read.
+
     Raises FileNotFoundError if there is no such file, ValueError if it is not whole, or if a
-    weight is missing, extra or of another shape: the message lists both sides and nothing has been
-    loaded.
+    weight is missing, extra or of another shape: the message lists both sides.
     """
     weights = file_weights(path)
     check_fit(shapes_of(module.state_dict()), weights.shapes, str(path))
-    _copy(module.state_dict(), read(weights))
+    return weights
 
 
 def file_weights(path: Path | str) -> Weights:

@@ -29,7 +29,8 @@ from vla.pi05 import PI05_SMALL
 from vla.policy import Policy
 from vla.training import checkpoint
 from vla.training.loop import train
-from vla.training.policy_job import load_init
+from vla.training.policy_job import init_weights, policy_start
+from vla.training.start import begin
 
 ENV = "Tabletop-easy-v0"
 # Sizes, and tokens for a prompt: the world's longest instruction takes 15, with the state 44.
@@ -115,7 +116,9 @@ def run_demo(
     plan = replace(QUICK if quick else FULL, **{k: v for k, v in given.items() if v is not None})
     plan = replace(plan, seed=seed, policy=policy, init=init)
     if init is not None:  # what can't be loaded is told now, not after the demonstrations
-        load_init(build(plan.model), init)
+        with torch.device("meta"):
+            model = build(plan.model)
+        init_weights(model, init)
     with replaced(output_dir) as folder:
         fell = _stages(plan, folder)
     print(f"\nreport: {output_dir / 'report.html'}")
@@ -245,10 +248,9 @@ def env_kwargs(model: ModelConfig) -> dict[str, Any]:
 def untrained_policy(config: TrainConfig, trained: Policy) -> Policy:
     """What `trained` was before its first step: the pretrained backbone, if any, and an expert with
     random weights."""
-    torch.manual_seed(config.seed)
-    model = build(config.model)
-    if config.init is not None:
-        load_init(model, config.init)
+    with torch.device("meta"):
+        model = build(config.model)
+    begin(model, policy_start(config, model)(model), torch.device("cpu"))
     return Policy(model, trained.processor)
 
 

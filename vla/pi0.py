@@ -76,6 +76,14 @@ class Pi0(nn.Module):
         self.backbone = PaliGemma(config.backbone)
         self.expert = ActionExpert(config.expert, config.backbone.numerics)
 
+    @property
+    def unreached(self) -> tuple[str, ...]:
+        """The modules that the loss of actions doesn't reach, by name: what the backbone computes
+        beyond its cache, or all of it where it is insulated."""
+        if self.insulated:
+            return ("backbone",)
+        return tuple(f"backbone.language.{name}" for name in self.backbone.language.beyond_cache)
+
     def prefill(self, batch: Batch) -> KVCache:
         """Read images and prompt; return what the expert attends to."""
         _, cache = self.backbone.prefill(

@@ -18,7 +18,7 @@ from backbone.kv_cache import KVCache
 from backbone.paligemma import PaliGemma, PaliGemmaConfig, TextBatch
 from vla.batch import Batch
 from vla.objective import draw, loss, starting_noise
-from vla.pi0 import PI0, PI0_SMALL, PI0_TINY
+from vla.pi0 import PI0, PI0_SMALL, PI0_TINY, Pi0
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class Pi05(nn.Module):
         self.config = config
         self.backbone = PaliGemma(config.backbone)
         self.expert = AdaptiveExpert(config.expert, config.backbone.numerics)
+
+    unreached = Pi0.unreached  # the same here
 
     def prefill(self, batch: Batch) -> KVCache:
         """Read images and prompt; return what the expert attends to."""

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from backbone.initialise import order_places
+from backbone.initialise import in_order
 from backbone.paligemma import PALIGEMMA_TINY, PaliGemma
 from backbone.pretrained import load_pretrained, save_pretrained
 from backbone.tokenizer import Tokenizer
@@ -57,9 +57,9 @@ def test_weights_of_another_size_are_refused_with_both_shapes(folder):
 
 def test_neighbouring_places_start_alike():
     model, tokenizer = PaliGemma(PALIGEMMA_TINY), Tokenizer.small()
-    before = model.embedding.weight.detach().clone()
-    order_places(model, tokenizer.loc(0))
-    rows = model.embedding.weight.detach()
+    before = model.embedding.weight.detach()
+    parameters = ((name, p.detach().clone()) for name, p in model.named_parameters())
+    rows = dict(in_order(parameters, None, tokenizer.loc(0)))["embedding.weight"]
     locs = rows[tokenizer.loc(0) : tokenizer.loc(0) + 1024]
 
     def likeness(a, b):

@@ -72,6 +72,7 @@ class FakeConfig(RunConfig):
             batch=batch,
             save=lambda model, folder: save_weights(model, folder / "model.safetensors"),
             held_out=lambda: [microbatch([0, 5, 10], range(3), VALIDATION_NOISE)],
+            unreached=["dead"],
         )
 
 

@@ -1,7 +1,7 @@
 """Trains under torchrun, one variant after the other: `torchrun … parallel_run.py FOLDER VARIANT…`.
 
-A variant is JSON: {"name", "kind": "text" | "actions", "fields": of the config, "parallel": of its
-`ParallelConfig`, "resume"}. Its run is FOLDER/name.
+A variant is JSON: {"name", "kind": "text" | "actions" | "mixed" | "pairs", "fields": of the config,
+"parallel": of its `ParallelConfig`, "resume"}. Its run is FOLDER/name.
 """
 
 import json
@@ -11,10 +11,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from backbone.paligemma import PALIGEMMA_TINY
+from backbone.lora import LoRAConfig
+from backbone.paligemma import PALIGEMMA_TINY, TextBatch
+from backbone.siglip_pair import SigLIPPairConfig
 from backbone.weights import save_weights
 from vla.batch import Batch
 from vla.config import OptimConfig, RunConfig
@@ -24,32 +27,49 @@ from vla.training.job import Job, Microbatch
 from vla.training.loop import train
 from vla.training.parallel import ParallelConfig
 from vla.training.sampler import draw, shares
+from vla.training.siglip_job import SigLIPTrainConfig
+from vla.training.start import drawn
 from vla.training.text_job import TextConfig
 from vla.training.world import ALONE, World, joined
 
 CAMERAS = 2
+PAIR = SigLIPPairConfig(PALIGEMMA_TINY.vision, 2176, 1, 16)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ActionConfig(RunConfig):
-    """π0 on made-up batches: prompts and cameras differ in number from sample to sample.
+    """π0 on made-up batches: prompts and cameras differ in number from sample to sample, and so
+    does the shape of what processes see at a time.
 
-    die_at, hang_at: a step at which the second process ends, or stops to do anything.
+    text: so many examples of text in each update beside them, in as many micro-batches. die_at,
+    hang_at: a step at which the second process ends, or stops to do anything. odd: the second
+    process has its kinds of micro-batches in another order.
     """
 
+    text: int = 0
     die_at: int | None = None
     hang_at: int | None = None
+    odd: bool = False
 
     def job(self, world: World = ALONE) -> Job:
-        model = Pi0(PI0_TINY)
+        with torch.device("meta"):
+            model = Pi0(PI0_TINY)
         chunk = (2, PI0_TINY.expert.horizon, PI0_TINY.expert.action_dim)
 
         def microbatch(where: range) -> Microbatch:
             noise, uniform = draw(self.seed, where, chunk)
             rows = [_sample(self.seed, position) for position in where]
-            batch = Batch(*(torch.stack(part) for part in zip(*rows, strict=True)))
+            batch = _trimmed(Batch(*(torch.stack(part) for part in zip(*rows, strict=True))))
             t = torch.from_numpy(uniform).float()
-            return Microbatch((batch, torch.from_numpy(noise), t), len(where), list(where))
+            inputs = (batch, torch.from_numpy(noise), t)
+            kind = "action" if self.text else ""
+            return Microbatch(inputs, len(where), list(where), kind=kind)
+
+        def text(where: range) -> Microbatch:
+            rows = [_text(self.seed, position) for position in where]
+            batch = TextBatch(*(torch.stack(part) for part in zip(*rows, strict=True)))
+            counts = {"odd": float(sum(k % 2 for k in where)), f"at/{where[0]}": 1.0}
+            return Microbatch((batch,), len(where), list(where), counts, kind="text")
 
         def batch(step: int) -> list[Microbatch]:
             if world.rank == 1 and step == self.die_at:
@@ -57,11 +77,17 @@ class ActionConfig(RunConfig):
             if world.rank == 1 and step == self.hang_at:
                 time.sleep(1000)
             parts = shares(step, self.batch_size, self.accumulate, world)
-            return [microbatch(where) for where in parts]
+            found = [microbatch(where) for where in parts]
+            if self.text:
+                parts = shares(step, self.text, self.text // 4, world)
+                found += [text(where) for where in parts]
+            return found[::-1] if self.odd and world.rank == 1 else found
 
         return Job(
             model,
             batch=batch,
+            start=lambda outline: drawn(outline, self.seed),
+            unreached=() if self.text else model.unreached,
             save=lambda model, folder: save_weights(model, folder / "model.safetensors"),
             held_out=lambda: [microbatch(range(k, k + 2)) for k in (900, 902, 904)],
         )
@@ -74,17 +100,37 @@ def _sample(seed: int, position: int) -> list[torch.Tensor]:
     tokens = torch.randint(4, 200, (8,), generator=generator)
     return [
         torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8),
-        torch.arange(CAMERAS) <= position % CAMERAS,
+        torch.arange(CAMERAS) <= position // 4 % CAMERAS,
         tokens,
-        torch.arange(8) < 3 + position % 6,
+        torch.arange(8) < 3 + position // 4 % 6,
         torch.randn(sizes.state_dim, generator=generator),
         torch.randn(sizes.horizon, sizes.action_dim, generator=generator),
         torch.arange(sizes.horizon) < 2 + position % 3,
     ]
 
 
+def _trimmed(batch: Batch) -> Batch:
+    """Without the cameras and tokens that none of the rows has."""
+    cameras, tokens = (int(x.sum(1).max()) for x in (batch.image_valid, batch.token_valid))
+    return replace(
+        batch,
+        images=batch.images[:, :cameras],
+        image_valid=batch.image_valid[:, :cameras],
+        tokens=batch.tokens[:, :tokens],
+        token_valid=batch.token_valid[:, :tokens],
+    )
+
+
+def _text(seed: int, position: int) -> list[torch.Tensor]:
+    """An image with text of three to six tokens, or, on every other position, no image at all."""
+    images, _, tokens, *_ = _sample(seed, position)
+    seen = torch.tensor([position % 2 == 0])
+    valid = torch.arange(8) < 3 + position % 4
+    return [images[:1], seen, tokens, valid, valid & (torch.arange(8) > 0)]
+
+
 def config(folder: Path, kind: str, parallel: dict, fields: dict) -> RunConfig:
-    common = {
+    common: dict[str, Any] = {
         "output_dir": folder,
         "steps": 20,
         "batch_size": 8,
@@ -98,8 +144,10 @@ def config(folder: Path, kind: str, parallel: dict, fields: dict) -> RunConfig:
         "device": "cpu",
         "parallel": ParallelConfig(**parallel),
     }
-    if kind == "actions":
-        return ActionConfig(**common | fields)
+    if kind in ("actions", "mixed"):
+        return ActionConfig(**common | {"text": 8 if kind == "mixed" else 0} | fields)
+    if kind == "pairs":
+        return SigLIPTrainConfig(model=PAIR, **common | fields)
     text = TextConfig(**common, model=PALIGEMMA_TINY, seeing=4, ramp=4)
     return replace(text, **fields)
 
@@ -120,6 +168,8 @@ def run_all(folder: Path, variants: Sequence[str]) -> None:
         fields = dict(variant.get("fields", {}))
         if "optim" in fields:
             fields["optim"] = OptimConfig(**fields["optim"])
+        if "lora" in fields:
+            fields["lora"] = LoRAConfig(**fields["lora"])
         if "freeze" in fields:
             fields["freeze"] = tuple(fields["freeze"])
         run = config(folder / variant["name"], variant["kind"], variant.get("parallel", {}), fields)

@@ -16,8 +16,8 @@ from backbone.paligemma import PALIGEMMA_TINY, PaliGemmaConfig
 from backbone.siglip import SigLIPConfig
 from vla import cli
 from vla.config import DataConfig, OptimConfig, ParallelConfig, RunConfig, TrainConfig
-from vla.pi0 import PI0, PI0_SMALL, PI0_TINY, Pi0Config
-from vla.pi05 import PI05_TINY
+from vla.pi0 import PI0, PI0_SMALL, PI0_TINY, Pi0, Pi0Config
+from vla.pi05 import PI05_TINY, Pi05
 from vla.planning.course import Surroundings, course
 from vla.planning.live import Live
 from vla.planning.plan import plan
@@ -25,10 +25,10 @@ from vla.planning.rehearsal import rehearse
 from vla.planning.sketch import sketch
 from vla.training.ema import Ema
 from vla.training.job import Microbatch
-from vla.training.optimiser import make_optimiser
+from vla.training.optimiser import freeze, make_optimiser
 from vla.training.parallel import parallelise
 from vla.training.text_job import TextConfig
-from vla.training.update import freeze_unused, update
+from vla.training.update import update
 from vla.training.vision_job import VisionConfig
 from vla.training.world import ALONE
 
@@ -65,7 +65,8 @@ def one_update(config: RunConfig, device: torch.device):
     model = drawn.model().to(device).train()
     batches = [Microbatch(drawn.inputs(config.batch_size // config.accumulate), 1)]
     batches *= config.accumulate
-    freeze_unused(model, batches[:1], device, config.precision)
+    if isinstance(model, Pi0 | Pi05):
+        freeze(model, model.unreached)
     parallelise(model, config.parallel, ALONE, device, config.precision)
     optimiser = make_optimiser(model, config.optim)
     ema = None if config.ema is None else Ema(model, config.ema)
@@ -333,3 +334,21 @@ def test_a_run_of_another_kind_is_refused():
     )
     with pytest.raises(ValueError, match="VisionConfig can't be planned"):
         plan(config)
+
+
+def test_gradients_that_are_summed_once_are_held_whole_until_then():
+    once = plan(policy_run(accumulate=2), gpus=2)
+    each = plan(policy_run(accumulate=2, parallel=ParallelConfig(reduce_once=False)), gpus=2)
+    assert once.gathered - each.gathered == 2 * once.gradients
+    assert once.peak - each.peak == 2 * once.gradients
+
+
+def test_products_that_are_kept_take_room_and_save_work():
+    every, none = (
+        {c.recompute: c for c in plan(policy_run(MIDDLE, parallel=parallel)).choices}
+        for parallel in (ParallelConfig(recompute=1), ParallelConfig())
+    )
+    kept = ParallelConfig(recompute=1, keep_products=True)
+    products = {c.recompute: c for c in plan(policy_run(MIDDLE, parallel=kept)).choices}
+    assert every[1].activations < products[1].activations < none[None].activations
+    assert products[1].work == pytest.approx(1) < every[1].work

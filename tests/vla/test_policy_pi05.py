@@ -18,7 +18,7 @@ from vla.policy import Policy
 from vla.policy_config import PolicyConfig
 from vla.precision import cast
 from vla.processor import Processor
-from vla.training.policy_job import load_init, policy_job
+from vla.training.policy_job import init_weights, policy_job
 
 CONFIG = PolicyConfig(
     PI05_TINY, cameras=("wrist", "top"), state_dim=3, action_dim=2, prompt_length=60
@@ -120,7 +120,7 @@ def test_training_builds_the_model_that_the_config_names(video_dataset, tmp_path
     text = Tokenizer.small().decode(batch.tokens[0].tolist())
     assert text.startswith("Task: ")
     assert text.endswith(";\nAction: ")
-    job.save(job.model, tmp_path)
+    job.save(job.begun(), tmp_path)
     assert Policy.from_pretrained(tmp_path).config.model == PI05_TINY
     silent = policy_job(train_config(video_dataset, discrete_state=False, prompt_length=12))
     tokens = silent.batch(0)[0].inputs[0].tokens
@@ -129,9 +129,8 @@ def test_training_builds_the_model_that_the_config_names(video_dataset, tmp_path
 
 
 def test_pi05_learns_one_batch_by_heart(video_dataset):
-    torch.manual_seed(0)
-    microbatch = policy_job(train_config(video_dataset)).batch(0)[0]
-    model = policy_job(train_config(video_dataset)).model.train()
+    job = policy_job(train_config(video_dataset))
+    microbatch, model = job.batch(0)[0], job.begun().train()
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
     losses = []
     for _ in range(60):
@@ -146,9 +145,9 @@ def test_pi05_learns_one_batch_by_heart(video_dataset):
 def test_a_pi0_does_not_start_a_pi05(video_dataset, tmp_path):
     config = dataclasses.replace(train_config(video_dataset), model=PI0_TINY)
     job = policy_job(config)
-    job.save(job.model, tmp_path)
+    job.save(job.begun(), tmp_path)
     with pytest.raises(ValueError, match="has other sizes than the config's model: Pi0Config"):
-        load_init(Pi05(PI05_TINY), tmp_path)
+        init_weights(Pi05(PI05_TINY), tmp_path)
 
 
 def test_overrides_reach_the_model_that_the_file_names(tmp_path):

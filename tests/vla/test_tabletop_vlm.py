@@ -177,7 +177,7 @@ def test_text_starts_from_the_encoder_that_was_taught_before(tmp_path):
     text = TextConfig(
         output_dir=tmp_path, steps=1, batch_size=1, model=PALIGEMMA_TINY, vision=folder
     )
-    started = dict(text.job().model.named_parameters())
+    started = dict(text.job().begun().named_parameters())
     taught = load_file(folder / "model.safetensors")
     assert all(torch.equal(started[f"vision.{name}"], values) for name, values in taught.items())
     assert not torch.equal(taught["norm.weight"], torch.ones(PALIGEMMA_TINY.vision.width))

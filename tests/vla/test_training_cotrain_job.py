@@ -20,7 +20,7 @@ from vla.training.cotrain_job import CoTrainConfig
 from vla.training.faults import BadData
 from vla.training.loop import train
 from vla.training.stage_job import StageConfig
-from vla.training.update import freeze_unused, update
+from vla.training.update import update
 from vla.training.world import World
 
 CPU = torch.device("cpu")
@@ -104,15 +104,15 @@ def test_cotraining_resumes_exactly_and_reports_both_losses(video_dataset, mixtu
 def test_the_gradient_is_that_of_the_sum_however_it_is_divided(video_dataset, mixture, model):
     data = DataConfig(video_dataset, held_out=0.3, prompt_length=40)
     fields = {"action_weight": 2.0, "model": model, "data": data}
-    torch.manual_seed(0)
     job = cotraining(video_dataset, mixture, **fields).job()
+    job.begun()
     [action, text] = job.batch(0)
     loss = text_loss = job.model(*text.inputs)
     loss = text_loss + 2.0 * job.model(*action.inputs)
     loss.backward()
     expected = {n: p.grad for n, p in job.model.named_parameters() if p.grad is not None}
-    torch.manual_seed(0)
     parts = cotraining(video_dataset, mixture, accumulate=2, text_accumulate=3, **fields).job()
+    parts.begun()
     batch = parts.batch(0)
     assert [m.kind for m in batch] == ["action"] * 2 + ["text"] * 3
     optimiser = torch.optim.SGD(parts.model.parameters(), lr=0.0)
@@ -129,15 +129,15 @@ def test_the_gradient_is_that_of_the_sum_however_it_is_divided(video_dataset, mi
 def test_insulation_keeps_the_action_loss_from_the_backbone(video_dataset, mixture):
     gradients = {}
     for insulated in (False, True):
-        torch.manual_seed(0)
         job = cotraining(video_dataset, mixture, insulated=insulated).job()
+        job.begun()
         action, text = job.batch(0)
         job.model(*action.inputs).backward()
         backbone = dict(job.model.backbone.named_parameters())  # pyright: ignore
         reached = {n for n, p in backbone.items() if p.grad is not None and p.grad.any()}
         assert bool(reached) is not insulated
         job.model(*text.inputs).backward()
-        assert freeze_unused(job.model, [action, text], CPU, "float32") == []
+        assert all(p.grad is not None for p in job.model.parameters())
         gradients[insulated] = text
     assert torch.equal(gradients[False].inputs[0].tokens, gradients[True].inputs[0].tokens)
 

@@ -23,8 +23,7 @@ from vla.training.log import METRICS
 from vla.training.loop import train
 from vla.training.optimiser import Optimisers, make_optimiser
 from vla.training.spikes import Spikes
-from vla.training.update import freeze_unused, update, validation_loss
-from vla.training.world import World
+from vla.training.update import update, validation_loss
 
 CPU = torch.device("cpu")
 
@@ -123,29 +122,6 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update():
     with pytest.raises(ValueError, match=r"gradient norm inf at step 0 .*\[8, 9\]"):
         update(model, optimiser, batch, step=0, device=CPU)
     assert model.w.tolist() == [0.0, 0.0]
-
-
-def test_parameters_without_a_gradient_are_found_and_frozen():
-    model = Network()
-    x, noise = samples(4)
-    assert freeze_unused(model, [Microbatch((x, noise), 4)], CPU, "float32") == [
-        "dead.weight",
-        "dead.bias",
-    ]
-    assert not model.dead.weight.requires_grad
-    assert model.head.weight.grad is None
-
-
-def test_what_another_process_trains_is_not_frozen_here():
-    class BesideOneThatTrainsAll(World):
-        def gather(self, values):
-            return [list(values), [1.0] * len(values)]
-
-    model = Network()
-    x, noise = samples(4)
-    batch = [Microbatch((x, noise), 4)]
-    assert freeze_unused(model, batch, CPU, "float32", BesideOneThatTrainsAll(0, 2)) == []
-    assert model.dead.weight.requires_grad
 
 
 def test_bfloat16_computes_coarsely_but_keeps_weights_and_moments_in_float32():

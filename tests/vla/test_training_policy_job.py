@@ -14,13 +14,15 @@ from backbone.tokenizer import Tokenizer
 from vla.config import DataConfig, OptimConfig, TrainConfig
 from vla.data.demonstrations import split
 from vla.data.stats import norm_stats
+from vla.model import Model, build
 from vla.pi0 import PI0_TINY, Pi0
 from vla.policy import Policy
 from vla.training.job import Microbatch
 from vla.training.loop import train
-from vla.training.optimiser import make_optimiser
-from vla.training.policy_job import load_init, policy_job
-from vla.training.update import freeze_unused, update
+from vla.training.optimiser import freeze, make_optimiser
+from vla.training.policy_job import init_weights, policy_job, policy_start
+from vla.training.start import begin
+from vla.training.update import update
 
 CPU = torch.device("cpu")
 
@@ -55,7 +57,7 @@ def test_a_batch_has_the_shapes_that_the_model_asks_for(video_dataset):
     assert noise.shape == (2, 3, 4, 4)
     assert noise.dtype == t.dtype == torch.float32
     assert t.shape == (2, 3)
-    assert job.model(*microbatches[0].inputs).shape == ()
+    assert job.begun()(*microbatches[0].inputs).shape == ()
 
 
 def test_a_step_is_a_pure_function_and_accumulation_only_divides_it(video_dataset):
@@ -79,7 +81,7 @@ def test_held_out_episodes_are_neither_trained_on_nor_in_the_statistics(video_da
     assert job.held_out is not None
     validated = {s.split()[1] for m in job.held_out() for s in m.samples}
     assert validated == {str(episode) for episode in held_out}
-    job.save(job.model, tmp_path)
+    job.save(job.begun(), tmp_path)
     saved = Policy.from_pretrained(tmp_path).processor.stats
     np.testing.assert_array_equal(saved.state.mean, norm_stats(video_dataset, chosen).state.mean)
 
@@ -102,15 +104,10 @@ def test_without_held_out_episodes_there_is_no_validation(video_dataset):
 
 def test_one_batch_can_be_learned_by_heart(video_dataset):
     """With fixed noise and times the loss falls by a factor of ten."""
-    torch.manual_seed(0)
     run = config(video_dataset, optim=OptimConfig(lr=3e-3, warmup=5))
     job = policy_job(run)
     batch = job.batch(0)
-    unused = freeze_unused(job.model, batch, CPU, "float32")
-    assert unused
-    assert all(
-        n.startswith(("backbone.language.blocks.1", "backbone.language.norm")) for n in unused
-    )
+    freeze(job.begun(), job.unreached)
     optimiser = make_optimiser(job.model, run.optim)
     losses = [
         update(job.model, optimiser, batch, step=k, device=CPU, clip=1.0)[0] for k in range(80)
@@ -150,37 +147,43 @@ def test_a_policy_resumes_exactly(video_dataset, tmp_path):
 # --- init -----------------------------------------------------------------------------------------
 
 
+def started(**fields) -> Model:
+    """The model that such a run starts from."""
+    run = config(Path("unused"), **fields)
+    with torch.device("meta"):
+        model = build(run.model)
+    begin(model, policy_start(run, model)(model), CPU)
+    return model
+
+
 def test_a_paligemma_fills_the_backbone_and_leaves_the_expert_random(tmp_path):
     pretrained = PaliGemma(PI0_TINY.backbone)
     torch.nn.init.normal_(pretrained.projector.get_parameter("weight"))
     save_pretrained(pretrained, Tokenizer.small(), tmp_path)
-    model = Pi0(PI0_TINY)
-    expert = {name: p.clone() for name, p in model.expert.named_parameters()}
-    load_init(model, tmp_path)
+    random, model = started(), started(init=tmp_path)
     for name, p in pretrained.named_parameters():
         assert torch.equal(model.backbone.get_parameter(name), p)
     for name, p in model.expert.named_parameters():
-        assert torch.equal(p, expert[name])
+        assert torch.equal(p, random.expert.get_parameter(name))
 
 
 def test_parts_can_start_anew_beside_others_that_do_not(tmp_path):
     pretrained = PaliGemma(PI0_TINY.backbone)
     save_pretrained(pretrained, Tokenizer.small(), tmp_path)
-    model = Pi0(PI0_TINY)
-    vision = {name: p.clone() for name, p in model.backbone.vision.named_parameters()}
-    load_init(model, tmp_path, fresh=("backbone.vision",))
+    random, model = started(), started(init=tmp_path, fresh=("backbone.vision",))
     for name, p in model.backbone.vision.named_parameters():
-        assert torch.equal(p, vision[name])
+        assert torch.equal(p, random.backbone.vision.get_parameter(name))
     for name, p in pretrained.language.named_parameters():
         assert torch.equal(model.backbone.language.get_parameter(name), p)
     with pytest.raises(ValueError, match=r"no parameter under 'backbone\.visoin'; did you mean"):
-        load_init(model, tmp_path, fresh=("backbone.visoin",))
+        started(init=tmp_path, fresh=("backbone.visoin",))
 
 
 def test_a_policy_fills_the_whole_model(video_dataset, tmp_path):
     job = policy_job(config(video_dataset))
-    job.save(job.model, tmp_path)
+    job.save(job.begun(), tmp_path)
     job = policy_job(config(video_dataset, init=tmp_path, seed=9))
+    job.begun()
     saved = Policy.from_pretrained(tmp_path).model
     for name, p in saved.named_parameters():
         assert torch.equal(job.model.get_parameter(name), p)
@@ -190,15 +193,15 @@ def test_an_init_of_other_sizes_is_refused(tmp_path):
     small = replace(PI0_TINY.backbone, vision=replace(PI0_TINY.backbone.vision, depth=2))
     save_pretrained(PaliGemma(small), Tokenizer.small(), tmp_path)
     with pytest.raises(ValueError, match=r"has other sizes than the config's model: .*depth=2"):
-        load_init(Pi0(PI0_TINY), tmp_path)
+        init_weights(Pi0(PI0_TINY), tmp_path)
 
 
 def test_an_init_that_is_no_model_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"is not a model: .*config\.json is missing"):
-        load_init(Pi0(PI0_TINY), tmp_path)
+        init_weights(Pi0(PI0_TINY), tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ValueError, match="has model_type 'bert', expected 'vla-pi0' or"):
-        load_init(Pi0(PI0_TINY), tmp_path)
+        init_weights(Pi0(PI0_TINY), tmp_path)
 
 
 def test_a_nan_in_the_demonstrations_would_be_named(video_dataset):
@@ -206,6 +209,6 @@ def test_a_nan_in_the_demonstrations_would_be_named(video_dataset):
     job = policy_job(config(video_dataset))
     microbatch = job.batch(0)[0]
     microbatch.inputs[0].actions[1] = math.nan
-    optimiser = make_optimiser(job.model, OptimConfig())
+    optimiser = make_optimiser(job.begun(), OptimConfig())
     with pytest.raises(ValueError, match=r"at step 0 is not finite.*episode \d frame \d"):
         update(job.model, optimiser, [microbatch], step=0, device=CPU)

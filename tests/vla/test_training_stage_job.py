@@ -193,10 +193,10 @@ def test_new_rows_may_be_ordered(parts, tmp_path):
 
 def losses(config: StageConfig, seed: int = 0) -> float:
     job = config.job()
-    torch.manual_seed(seed)
     [microbatch] = job.batch(0)
+    torch.manual_seed(seed)
     with torch.no_grad():
-        return job.model.train()(*microbatch.inputs).item()
+        return job.begun().train()(*microbatch.inputs).item()
 
 
 def test_smoothing_and_dropout_act_in_training_and_not_in_validation(whole, tmp_path):
@@ -212,7 +212,7 @@ def test_smoothing_and_dropout_act_in_training_and_not_in_validation(whole, tmp_
         for ours, theirs in zip(job.held_out(), plain.job().held_out() or (), strict=True):  # pyright: ignore
             assert len(ours.inputs) == 1
             torch.testing.assert_close(
-                job.model.eval()(*ours.inputs), plain.job().model.eval()(*theirs.inputs)
+                job.begun().eval()(*ours.inputs), plain.job().begun().eval()(*theirs.inputs)
             )
 
 
@@ -337,10 +337,9 @@ def test_stage_0_makes_both_parts_and_stage_1_goes_on_from_them(tmp_path):
 def test_a_siglip_learns_which_caption_belongs_to_which_picture(tmp_path):
     """Sixteen scenes by heart: every picture is nearest to its own caption."""
     config = SigLIPTrainConfig(output_dir=tmp_path, model=PAIR, **{**RUN, "batch_size": 16})
-    torch.manual_seed(0)
     job = config.job()
     [microbatch] = job.batch(0)
-    optimiser = torch.optim.AdamW(job.model.parameters(), lr=3e-3)
+    optimiser = torch.optim.AdamW(job.begun().parameters(), lr=3e-3)
     first = job.model(*microbatch.inputs).item()
     loss = torch.tensor(torch.inf)
     for _ in range(150):

@@ -32,7 +32,7 @@ from vla.pi0 import PI0, Pi0, Pi0Config
 from vla.training.job import Microbatch
 from vla.training.optimiser import freeze, make_optimiser
 from vla.training.parallel import ParallelConfig, parallelise
-from vla.training.update import freeze_unused, update
+from vla.training.update import update
 from vla.training.utilisation import Utilisation, peak_tflops
 from vla.training.world import ALONE
 
@@ -233,7 +233,7 @@ def _ours(
     if mode == "lora":
         add_lora(model, LoRAConfig())
     microbatches = [Microbatch(inputs, inputs[0].size)]
-    freeze_unused(model, microbatches, device, precision)
+    freeze(model, model.unreached)
     flops = Utilisation(model, peak=1.0).work(microbatches)
     optimiser = make_optimiser(model, OptimConfig(method=method))
     kinds = (None, 1) if recompute is None else (recompute,)

@@ -186,6 +186,7 @@ def plan(
             precision=config.precision,
             every=every or None,
             gradients=keeps,
+            keep_products=config.parallel.keep_products,
         )
         unused = unused or done.unused
         rehearsals[every or None] = done
@@ -262,7 +263,8 @@ class _Gathered:
     def of(cls, model: nn.Module, config: RunConfig, dtype: torch.dtype) -> _Gathered:
         """The root's weights are there from start to end, those of two blocks (one computes, the
         next is on its way) or of all; gradients of one block in the dtype of the pass and, to be
-        summed, in float32 or that dtype; the root's at the end."""
+        summed, in float32 or that dtype; the root's at the end. Between micro-batches those of all
+        are held, unless they are summed after each."""
         found = list(blocks(model))
         sizes = [_numbers(block.parameters()) for block in found]
         learning = [_numbers(p for p in block.parameters() if p.requires_grad) for block in found]
@@ -270,9 +272,12 @@ class _Gathered:
         root_learns = _numbers(trained_parameters(model).values()) - sum(learning)
         each = dtype.itemsize
         summed = 4 if config.parallel.wide_reduction else each
+        held = 0
+        if config.parallel.reduce_once and config.accumulate > 1:
+            held = summed * _numbers(trained_parameters(model).values())
         there = root + (2 * max(sizes) if config.parallel.reshard else sum(sizes))
-        during = each * there + (each + summed) * max(learning)
-        return cls(during, each * root + (each + summed) * root_learns)
+        during = each * there + (each + summed) * max(learning) + held
+        return cls(during, each * root + (each + summed) * root_learns + held)
 
 
 def _activations(envelope: Envelope, batch: int) -> float:

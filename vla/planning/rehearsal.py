@@ -46,17 +46,18 @@ def rehearse(
     precision: str,
     every: int | None,
     gradients: bool,
+    keep_products: bool = False,
 ) -> Rehearsal:
     """Run `model`, built on the meta device, forwards and backwards; it is of no use afterwards.
 
     inputs: what `model(*inputs)` takes, for a batch size. precision: as in `RunConfig`. every: the
-    blocks whose activations are computed again (`ParallelConfig.recompute`). gradients: they stay,
-    and count; else each is gone as soon as it is there.
+    blocks whose activations are computed again (`ParallelConfig.recompute`), all of them or all but
+    products. gradients: they stay, and count; else each is gone as soon as it is there.
     """
     batch = tell_batch(model)
     if every is not None:
         for block in list(blocks(model))[::every]:
-            recompute(block)
+            recompute(block, keep_products)
     with fake() as device:
         model.to_empty(device=device)
         given = inputs(batch)

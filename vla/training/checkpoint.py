@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,14 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
-from vla.training.shards import save
+from vla.training.shards import save, written
 from vla.training.world import ALONE, World
 
-__all__ = ["damage", "newest", "read_state", "set_aside_damaged", "steps", "write"]
+__all__ = ["damage", "newest", "read_state", "retire", "set_aside_damaged", "steps", "write"]
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
+PART = ".sealed-"  # what a process hashed, until the manifest holds it
 
 
 def write(
@@ -40,13 +41,15 @@ def write(
     keep_every: int | None = None,
     also: Callable[[Path], None] | None = None,
     world: World = ALONE,
+    hurry: Callable[[], bool] = lambda: False,
 ) -> Path:
-    """Write `folder/<step>`, then delete all complete checkpoints but the `keep` newest and those
-    of multiples of `keep_every`.
+    """Write `folder/<step>`, then delete older ones as `retire` does.
 
     tensors: one safetensors file per entry, by name. state: what JSON can hold. also: writes more
-    files into the folder that it is given. Returns the checkpoint's folder.
-    Collective: each process of `world` writes its own parts, the first one everything else.
+    files into the folder that it is given, in which those of the tensors are already. hurry: as in
+    `retire`. Returns the checkpoint's folder.
+    Collective: each process of `world` writes and hashes its own parts, the first one everything
+    else.
     Raises FileExistsError if the step is there already, OSError if it could not be written (a full
     disk, say); then nothing of it stays and older checkpoints are as they were.
     """
@@ -62,16 +65,19 @@ def write(
     def write_tensors() -> None:
         for name, values in tensors.items():
             save(values, temporary, name, world)
+        own = [path for name in tensors for path in written(temporary, name, world)]
+        _seal_all(own, temporary, f"{PART}{world.rank}")
 
     def complete() -> None:
         if also is not None:
             also(temporary)
-        _complete(temporary, final, state)
+        _complete(temporary, final, state, world.size)
 
     try:
         _together(world, prepare if world.first else None)
         _together(world, write_tensors)
         _together(world, complete if world.first else None)
+        _together(world, (lambda: retire(folder, keep, keep_every, hurry)) if world.first else None)
     except (OSError, SafetensorError, CheckpointException) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         kept = newest(folder)
@@ -80,12 +86,30 @@ def write(
             + (f"The newest complete one is {kept}" if kept else "There is no earlier one")
             + "; make room or choose another output_dir, then resume"
         ) from error
-    if world.first:
-        for old in [s for s in steps(folder) if _looks_complete(folder / str(s))][:-keep]:
-            if keep_every is None or old % keep_every:
-                shutil.rmtree(folder / str(old))
-    world.wait()
     return final
+
+
+def retire(
+    folder: Path, keep: int, keep_every: int | None, hurry: Callable[[], bool] = lambda: False
+) -> None:
+    """Delete checkpoints that are older than the `keep` newest whole ones, but multiples of
+    `keep_every`. Whole is what has the hashes of its manifest: all files of those are read.
+
+    hurry: asked before each file; once it is true, all stay.
+    Raises OSError if the newest one is damaged.
+    """
+    found = 0
+    for step in reversed(steps(folder)):
+        path = folder / str(step)
+        if found < keep:
+            reason = damage(path, hurry)
+            if hurry():
+                return
+            if reason is not None and step == steps(folder)[-1]:
+                raise OSError(f"{path} reads back damaged: {reason}")
+            found += reason is None
+        elif keep_every is None or step % keep_every:
+            shutil.rmtree(path)
 
 
 def _together(world: World, work: Callable[[], None] | None) -> None:
@@ -103,13 +127,32 @@ def _together(world: World, work: Callable[[], None] | None) -> None:
         raise OSError("another process could not write its part")
 
 
-def _complete(temporary: Path, final: Path, state: Mapping[str, Any]) -> None:
-    """Seal and flush all files, then give the folder its name."""
+def _seal_all(files: Iterable[Path], folder: Path, name: str) -> None:
+    """Flush files of `folder` and note their seals in its file `name`."""
+    seals = {}
+    for path in files:
+        _flush(path)
+        seals[str(path.relative_to(folder))] = _seal(path)
+    (folder / name).write_text(json.dumps(seals), encoding="utf-8")
+
+
+def _complete(temporary: Path, final: Path, state: Mapping[str, Any], processes: int) -> None:
+    """Seal what the processes have not, flush it, and give the folder its name."""
     (temporary / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
-    files = [path for path in sorted(temporary.rglob("*")) if path.is_file()]
-    manifest = {str(path.relative_to(temporary)): _seal(path) for path in files}
+    manifest: dict[str, list[Any]] = {}
+    for rank in range(processes):
+        part = temporary / f"{PART}{rank}"
+        manifest |= json.loads(part.read_text(encoding="utf-8"))
+        part.unlink()
+    rest = [
+        path
+        for path in sorted(temporary.rglob("*"))
+        if path.is_file() and str(path.relative_to(temporary)) not in manifest
+    ]
+    manifest |= {str(path.relative_to(temporary)): _seal(path) for path in rest}
     (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-    for path in (temporary, *temporary.rglob("*")):
+    folders = [path for path in temporary.rglob("*") if path.is_dir()]
+    for path in (*rest, temporary / MANIFEST, *folders, temporary):
         _flush(path)
     os.rename(temporary, final)
     _flush(final.parent)
@@ -147,9 +190,10 @@ def set_aside_damaged(folder: Path) -> list[str]:
     return reasons
 
 
-def damage(path: Path) -> str | None:
+def damage(path: Path, hurry: Callable[[], bool] = lambda: False) -> str | None:
     """What is wrong with a checkpoint's files, or None: every file is there, as it was written, and
-    of the step that the folder is called by."""
+    of the step that the folder is called by.
+    hurry: asked before each file; once it is true, the rest are not looked at."""
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -157,6 +201,8 @@ def damage(path: Path) -> str | None:
     except ValueError:
         return f"{MANIFEST} is not JSON"
     for name, expected in manifest.items():
+        if hurry():
+            break
         if not (path / name).is_file():
             return f"{name} is missing"
         if _seal(path / name) != expected:
@@ -170,15 +216,6 @@ def damage(path: Path) -> str | None:
 def read_state(path: Path) -> dict[str, Any]:
     """The JSON state of a checkpoint."""
     return json.loads((path / STATE).read_text(encoding="utf-8"))
-
-
-def _looks_complete(path: Path) -> bool:
-    """Sizes only: hashing every old checkpoint at each save would take minutes at 3B."""
-    try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        return all((path / name).stat().st_size == seal[0] for name, seal in manifest.items())
-    except (OSError, ValueError):
-        return False
 
 
 def _seal(path: Path) -> list[Any]:

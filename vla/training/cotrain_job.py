@@ -80,7 +80,7 @@ class CoTrainConfig(TrainConfig):
                 ),
             ]
 
-        return replace(inner, batch=batch)
+        return replace(inner, batch=batch, unreached=())  # text reaches all
 
     def _text(
         self, examples: Mixture, where: range, tokenizer: Tokenizer, factor: float

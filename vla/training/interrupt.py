@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any
 
@@ -18,11 +19,17 @@ class Interrupt:
 
     def __init__(self) -> None:
         self._signal: int | None = None
+        self._since = 0.0
         self._previous: dict[int, Any] = {}
 
     @property
     def asked(self) -> bool:
         return self._signal is not None
+
+    @property
+    def waited(self) -> float:
+        """Seconds since it was asked."""
+        return time.monotonic() - self._since if self.asked else 0.0
 
     def finish(self) -> None:
         """Stop the process the way the signal would have: KeyboardInterrupt, or exit status 143."""
@@ -43,4 +50,4 @@ class Interrupt:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
             self.finish()
-        self._signal = number
+        self._signal, self._since = number, time.monotonic()

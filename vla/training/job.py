@@ -5,7 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
+
+from vla.training.start import Start, begin
 
 __all__ = ["Job", "Microbatch"]
 
@@ -35,6 +38,8 @@ class Job:
     """A model and its data.
 
     model: `model(*microbatch.inputs)` is a loss, a scalar, the mean over the micro-batch's samples.
+    It is on the meta device and begins with what `start` gives, or has its numbers where there is
+    no `start`.
     batch: this process's part of the micro-batches of a step (counted from 0), a pure function:
     asked twice, it gives the same. That is what makes resuming exact, and lets worker processes
     prepare steps ahead.
@@ -42,6 +47,7 @@ class Job:
     this one, or one of its kind that was put together from the parts of several processes.
     held_out: micro-batches of the validation loss, the same at every call; None for no validation.
     result: name of the result's folder.
+    unreached: prefixes of the parameters that none of the losses reaches; they are frozen.
     """
 
     model: nn.Module
@@ -49,3 +55,11 @@ class Job:
     save: Callable[[nn.Module, Path], None]
     held_out: Callable[[], Iterable[Microbatch]] | None = None
     result: str = "policy"
+    start: Start | None = None
+    unreached: Sequence[str] = ()
+
+    def begun(self) -> nn.Module:
+        """The model with its numbers, on the CPU: all of it in this process."""
+        if self.start is not None:
+            begin(self.model, self.start(self.model), torch.device("cpu"))
+        return self.model

@@ -19,6 +19,7 @@ from vla.data.tabletop_questions import ask
 from vla.data.tabletop_text import caption
 from vla.training.job import Job, Microbatch
 from vla.training.sampler import HELD_OUT_SEED, shares
+from vla.training.start import drawn
 from vla.training.world import ALONE, World
 
 __all__ = ["LanguageConfig", "sentences"]
@@ -36,7 +37,8 @@ class LanguageConfig(RunConfig):
 
     def job(self, world: World = ALONE) -> Job:
         tokenizer = Tokenizer.small()
-        model = GemmaAlone(self.model, tokenizer.vocab_size - NUM_LOC - NUM_SEG)
+        with torch.device("meta"):
+            model = GemmaAlone(self.model, tokenizer.vocab_size - NUM_LOC - NUM_SEG)
 
         def microbatches(seed: int, step: int, world: World) -> list[Microbatch]:
             parts = shares(step, self.batch_size, self.accumulate, world)
@@ -59,6 +61,7 @@ class LanguageConfig(RunConfig):
             save=save,
             held_out=held_out,
             result="gemma",
+            start=lambda outline: drawn(outline, self.seed),
         )
 
 

@@ -4,31 +4,33 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 
 import torch
-from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from backbone.lora import add_lora, merged, save_adapters
+from backbone.lora import merged, save_adapters
 from vla.config import RunConfig, as_dict, defaults, save_config
 from vla.training import checkpoint
+from vla.training.build import build
 from vla.training.ema import Ema
 from vla.training.faults import NotFinite
 from vla.training.interrupt import Interrupt
 from vla.training.job import Job, Microbatch
 from vla.training.log import Log, Window
-from vla.training.optimiser import freeze, make_optimiser, set_learning_rate
-from vla.training.parallel import ParallelConfig, outline, parallelise, whole
+from vla.training.optimiser import make_optimiser, set_learning_rate
+from vla.training.parallel import ParallelConfig
 from vla.training.replay import keep
+from vla.training.saver import Saver
+from vla.training.shards import whole
 from vla.training.spikes import Spikes
 from vla.training.state import TrainState
 from vla.training.trace import Trace
 from vla.training.trackers import Trackers
-from vla.training.update import freeze_unused, update, validation_loss
+from vla.training.update import update, validation_loss
 from vla.training.utilisation import Utilisation
 from vla.training.world import World, joined
 
@@ -52,6 +54,7 @@ FREE_ON_RESUME = {
     *(f"{what}_every" for what in ("log", "eval", "save")),
     *(f"parallel.{field.name}" for field in fields(ParallelConfig)),
 }
+GRACE = 25.0  # seconds from SIGTERM to the end; schedulers and torchrun kill after 30
 ADAPTER = "adapter"  # folder of a LoRA run's adapters, beside the result that holds them merged
 WORKER_TIMEOUT = 300  # seconds without a batch before a worker counts as hung
 
@@ -69,7 +72,9 @@ def train(config: RunConfig, *, resume: bool = False) -> Path:
     Started by torchrun, the processes share the model and each batch (`ParallelConfig`); updates
     are the same for any number of them, and a checkpoint of one number goes on with another.
 
-    SIGTERM and Ctrl-C save a checkpoint after the running update, then stop the process.
+    Checkpoints are written beside training, from copies. SIGTERM and Ctrl-C wait for the one that
+    is being written, save another after the running update if 25 seconds are enough for it, then
+    stop the process.
     Raises NotFinite if the loss or a gradient is not finite, in all processes and before the
     update, after `config.skip_not_finite` of such steps were left out; the batch is kept, and a
     checkpoint of the weights, for `vla replay`. OSError if a checkpoint cannot be written, or is
@@ -90,14 +95,8 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
         )
     torch.manual_seed(config.seed)
     job = config.job(world)
-    model = job.model.to(device).train()
-    freeze(model, config.freeze)
-    if config.lora is not None:
-        add_lora(model, config.lora)
-    unused = freeze_unused(model, job.batch(0), device, config.precision, world)
-    usage = Utilisation.on(device, model, config.peak_tflops)
-    empty = None if world.size == 1 else outline(model)
-    parallelise(model, config.parallel, world, device, config.precision)
+    model, empty = build(job, config, world, device)
+    usage = Utilisation.on(device, empty, config.peak_tflops)
     optimiser = make_optimiser(model, config.optim)
     ema = None if config.ema is None else Ema(model, config.ema, ramp=config.ema_ramp)
     state = TrainState(model, optimiser, ema)
@@ -108,38 +107,18 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
         folder.mkdir(parents=True, exist_ok=True)
         save_config(config, folder / "config.json")
 
-    def save(step: int) -> Path:
-        path = checkpoints / str(step)
-        if path.exists():
-            return path
-        with _averaged(ema):
-            finished = model if empty is None else _gathered(model, empty, world)
+    def result(inside: Path) -> None:
+        averages = {} if ema is None else whole(inside, "ema")
+        empty.load_state_dict(whole(inside, "model") | averages, assign=True)
+        (inside / job.result).mkdir()
+        job.save(empty if config.lora is None else merged(empty), inside / job.result)
+        if config.lora is not None:
+            save_adapters(empty, inside / ADAPTER)
 
-        def result(inside: Path) -> None:
-            (inside / job.result).mkdir()
-            with _averaged(ema if empty is None else None):
-                plain = finished if config.lora is None else merged(finished)
-                job.save(plain, inside / job.result)
-                if config.lora is not None:
-                    save_adapters(finished, inside / ADAPTER)
-            model.train()  # saving may have put it into its mode for use
-
-        saved = {
-            "step": step,
-            "window": window.sums,
-            "skipped": skipped,
-            "config": as_dict(config),
-        }
-        return checkpoint.write(
-            checkpoints,
-            step,
-            state.tensors(),
-            saved,
-            keep=config.keep,
-            keep_every=config.keep_every,
-            also=result,
-            world=world,
-        )
+    def save(step: int) -> None:
+        told = {"step": step, "window": dict(window.sums), "skipped": skipped}
+        told["config"] = as_dict(config)
+        saver.save(step, state.tensors(), told, result)
 
     trackers = None
     if world.first and config.trackers:
@@ -154,9 +133,10 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
             trackers=trackers,
         ) as log,
         Trace(config.trace, folder, world.rank) as trace,
+        Saver(checkpoints, config.keep, config.keep_every, world) as saver,
     ):
-        if unused:
-            log.say(f"left out of training, no gradient reaches them: {', '.join(unused)}")
+        if job.unreached:
+            log.say(f"left out of training, no loss reaches them: {', '.join(job.unreached)}")
         spikes = Spikes()
         began = time.perf_counter()
         for step, microbatches in _prepared(job, config, start):
@@ -176,6 +156,7 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
                     clip=config.optim.clip,
                     world=world,
                     kinds=kinds,
+                    reduce_once=config.parallel.reduce_once,
                 )
             except NotFinite as error:
                 path = keep(microbatches, folder / f"not_finite/{step}.{world.rank}.safetensors")
@@ -194,14 +175,16 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
                 if ema is not None:
                     ema.update(step)
                 seconds = time.perf_counter() - began
-                counts = Counter()
-                for microbatch in microbatches:  # this process's
-                    counts.update(microbatch.counts)
+                counts = Counter(tokens=0)
+                for microbatch in microbatches:
+                    counts.update({"tokens": microbatch.tokens, **microbatch.counts})
+                counts = world.total(counts)
+                tokens = counts.pop("tokens")
                 window.add(
                     {"loss": loss, **kinds, "grad_norm": norm, **counts},
                     config.batch_size,
                     seconds,
-                    tokens=world.size * sum(m.tokens for m in microbatches),
+                    tokens=int(tokens),
                     waiting=waiting,
                     flops=usage.work(microbatches),
                 )
@@ -220,14 +203,19 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
             log.advance()
             if values:
                 log.report(done, values)
-            stop = world.any(interrupt.asked)
-            if done % config.save_every == 0 or done == config.steps or stop:
-                path = save(done)
-                if stop and done < config.steps:
-                    log.say(f"stopped after step {done}, saved {path}; add --resume to go on")
-                    interrupt.finish()
+            flags = world.gather([interrupt.asked, saver.failed])
+            stop, failed = map(any, zip(*flags, strict=True))
+            if failed:
+                saver.wait()  # raises
+            if stop and done < config.steps:
+                path = _last(saver, save, done, interrupt, world)
+                log.say(f"stopped after step {done}, saved {path}; add --resume to go on")
+                interrupt.finish()
+            if done % config.save_every == 0 or done == config.steps:
+                save(done)
             began = time.perf_counter()
-        path = save(config.steps)
+        saver.wait()
+        path = checkpoints / str(config.steps)
         if world.first:
             if (reason := checkpoint.damage(path)) is not None:
                 raise OSError(f"the last checkpoint, {path}: {reason}; resume to write it again")
@@ -237,12 +225,17 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
         return folder / job.result
 
 
-def _gathered(model: nn.Module, empty: nn.Module, world: World) -> nn.Module:
-    """`empty`, an outline of the sharded `model`, filled from all processes in the first one."""
-    tensors = whole(model.state_dict(), world)
-    if world.first:
-        empty.load_state_dict(tensors, assign=True)
-    return empty
+def _last(
+    saver: Saver, save: Callable[[int], None], done: int, interrupt: Interrupt, world: World
+) -> Path | None:
+    """Save a last checkpoint if what is left of the grace is enough for it, to judge by the one
+    before; returns the newest."""
+    saver.hurry()
+    path = saver.wait()
+    if world.from_first(interrupt.waited + saver.seconds < GRACE):
+        save(done)
+        path = saver.wait()
+    return path
 
 
 class _Steps(Dataset):

@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,11 +72,18 @@ class Optimisers:
 
 
 def _plain(name: str, moment: Tensor) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(moment, DTensor) or not hasattr(moment, "__tensor_flatten__"):
+    local = moment.to_local() if isinstance(moment, DTensor) else moment
+    if not hasattr(local, "__tensor_flatten__"):
         yield name, moment
         return
-    parts, _ = moment.__tensor_flatten__()  # pyright: ignore[reportAttributeAccessIssue]
-    yield from ((f"{name}.{part}", getattr(moment, part)) for part in parts)
+    parts, _ = local.__tensor_flatten__()  # pyright: ignore[reportAttributeAccessIssue]
+    for part in parts:
+        value = getattr(local, part)
+        if (
+            isinstance(moment, DTensor) and part != "qmap"
+        ):  # what numbers stand for: the same for all
+            value = DTensor.from_local(value, moment.device_mesh, moment.placements)
+        yield f"{name}.{part}", value
 
 
 def make_optimiser(model: nn.Module, config: OptimConfig) -> Optimisers:
@@ -166,19 +174,32 @@ def _adamw8bit(groups: list[dict], config: OptimConfig) -> torch.optim.Optimizer
         from torchao.optim import AdamW8bit
     except ImportError as error:
         raise ImportError('optim.method "adamw8bit" needs torchao; install vla[lowbit]') from error
-    if any(isinstance(parameter, DTensor) for parameter in _parameters(groups)):
-        raise ValueError(
-            'optim.method "adamw8bit" is for one process; take "adamw", or "adafactor", which is '
-            "as small"
-        )
+    for parameter in _parameters(groups):
+        if (
+            isinstance(parameter, DTensor)
+            and parameter.device.type != parameter.device_mesh.device_type
+        ):
+            raise ValueError(
+                'optim.method "adamw8bit" keeps its moments beside the weights; leave out '
+                "parallel.offload, or take another method"
+            )
     adamw = AdamW8bit(groups, lr=config.lr, betas=config.betas, eps=config.eps)
     for parameter in _parameters(groups):
         adamw.state[parameter] = {  # as above
             "step": torch.tensor(0.0),
-            "exp_avg": adamw._new_buffer(parameter, True),
-            "exp_avg_sq": adamw._new_buffer(parameter, False),
+            "exp_avg": _eight_bits(adamw, parameter, True),
+            "exp_avg_sq": _eight_bits(adamw, parameter, False),
         }
     return adamw
+
+
+def _eight_bits(adamw: Any, parameter: nn.Parameter, signed: bool) -> Tensor:
+    """A moment of zeros, in float32 where processes have unequal parts: all have to agree."""
+    if isinstance(parameter, DTensor):
+        shards = parameter.device_mesh.size(parameter.device_mesh.ndim - 1)
+        if parameter.shape[0] % shards:
+            return torch.zeros_like(parameter)
+    return adamw._new_buffer(parameter, signed)
 
 
 def _muon(groups: list[dict], config: OptimConfig) -> torch.optim.Muon:

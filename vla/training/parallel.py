@@ -10,24 +10,47 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
+    FSDPModule,
     MixedPrecisionPolicy,
     OffloadPolicy,
     fully_shard,
     register_fsdp_forward_method,
 )
-from torch.distributed.tensor import DTensor
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import (
+    checkpoint,
+    create_selective_checkpoint_contexts,
+    noop_context_fn,
+)
 
 from vla.training.world import World
 
-__all__ = ["ParallelConfig", "blocks", "outline", "parallelise", "recompute", "whole"]
+__all__ = [
+    "ParallelConfig",
+    "blocks",
+    "outline",
+    "parallelise",
+    "recompute",
+    "reduce_next",
+    "reshard",
+]
 
+aten = torch.ops.aten
+PRODUCTS = [
+    aten.mm.default,
+    aten.addmm.default,
+    aten.bmm.default,
+    aten._scaled_dot_product_flash_attention.default,
+    aten._scaled_dot_product_flash_attention_for_cpu.default,
+    aten._scaled_dot_product_efficient_attention.default,
+    aten._scaled_dot_product_cudnn_attention.default,
+]
 METHODS = ("prefill", "sample_actions", "decode", "logits")  # called on a model beside `forward`
 
 
@@ -37,26 +60,38 @@ class ParallelConfig:
     1: each has a copy of its own (data parallelism). It divides the number of processes.
     recompute: activations of every so-manieth block are computed again in the backward pass rather
     than kept: 1, all of them; None, none.
+    keep_products: what those blocks keep all the same are the results of matrix products and of
+    attention, which are dear to compute; norms, activations and rotations are computed again.
     compile: blocks, each by itself, with `torch.compile`.
     reshard: free a block's gathered weights after its forward pass and gather them again for the
     backward; False trades memory for that communication.
     offload: keep shards, gradients and moments in the host's memory.
     wide_reduction: gradients are summed in float32 where the model computes in bfloat16.
+    reduce_once: with several micro-batches, gradients are summed over processes in the last one of
+    its kind alone; until then each process holds those of the whole model. False: after each one,
+    and a process never holds more than its shards.
     timeout: seconds that a process waits for another one.
     """
 
     shards: int | None = None
     recompute: int | None = None
+    keep_products: bool = False
     compile: bool = False
     reshard: bool = True
     offload: bool = False
     wide_reduction: bool = True
+    reduce_once: bool = True
     timeout: float = 600.0
 
     def __post_init__(self):
         for name in ("shards", "recompute"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"parallel.{name} is {value}; it must be 1 or more, or None")
+        if self.keep_products and self.recompute is None:
+            raise ValueError(
+                "parallel.keep_products says what recomputed blocks keep, but parallel.recompute "
+                "is None; set it to 1 for all blocks"
+            )
         if self.timeout <= 0:
             raise ValueError(f"parallel.timeout is {self.timeout}; give seconds above 0")
 
@@ -74,7 +109,7 @@ def parallelise(
     found = list(blocks(model))
     if config.recompute is not None:
         for block in found[:: config.recompute]:
-            recompute(block)
+            recompute(block, config.keep_products)
     if config.compile:
         for block in found:
             block.compile()
@@ -97,7 +132,9 @@ def parallelise(
         reduce_dtype=torch.float32 if half and config.wide_reduction else half,
         cast_forward_inputs=False,
     )
-    offload = CPUOffloadPolicy() if config.offload else OffloadPolicy()
+    offload = OffloadPolicy()
+    if config.offload:
+        offload = CPUOffloadPolicy(pin_memory=device.type == "cuda")
     for module in (*found, model):
         fully_shard(
             module,
@@ -112,6 +149,20 @@ def parallelise(
     return model
 
 
+def reduce_next(model: nn.Module, now: bool) -> None:
+    """Whether the next backward pass sums gradients over processes; else each adds its own up."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(now)
+
+
+def reshard(model: nn.Module) -> None:
+    """Free the gathered weights that a forward pass without a backward one has left: the next pass
+    would take them as they are, whatever has become of the shards."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def blocks(model: nn.Module) -> Iterator[nn.Module]:
     """The transformer blocks of a model: what stands in a `ModuleList` called `blocks`."""
     for name, module in model.named_modules():
@@ -119,12 +170,16 @@ def blocks(model: nn.Module) -> Iterator[nn.Module]:
             yield from module
 
 
-def recompute(block: nn.Module) -> None:
-    """Let `block` compute its activations again in the backward pass instead of keeping them."""
+def recompute(block: nn.Module, keep_products: bool = False) -> None:
+    """Let `block` compute its activations again in the backward pass instead of keeping them, but
+    for the results of matrix products and attention with `keep_products`."""
     forward = block.forward
+    contexts = noop_context_fn
+    if keep_products:
+        contexts = partial(create_selective_checkpoint_contexts, PRODUCTS)
 
     def forgetful(*args, **kwargs):
-        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
 
     block.forward = forgetful
 
@@ -136,16 +191,3 @@ def outline(model: nn.Module) -> nn.Module:
         for p in model.parameters()
     }
     return copy.deepcopy(model, memo)
-
-
-def whole(tensors: dict[str, Tensor], world: World) -> dict[str, Tensor]:
-    """Named tensors put together from all processes, on the first one's host; empty elsewhere.
-
-    Collective, one tensor at a time: at most one is held twice.
-    """
-    found = {}
-    for name, tensor in tensors.items():
-        full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        if world.first:
-            found[name] = full.detach().to("cpu", copy=True)  # a single shard is no copy yet
-    return found

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from action_expert.flow import sample_time
 from backbone import pretrained
+from backbone.sources.places import Weights
+from backbone.sources.read import read
 from backbone.tokenizer import Tokenizer
-from backbone.weights import load_weights
+from backbone.weights import weights_for
 from vla.config import TrainConfig
 from vla.data.buckets import bucketed
 from vla.data.dataset import open_dataset
@@ -35,9 +37,10 @@ from vla.training.sampler import (
     sample_indices,
     shares,
 )
+from vla.training.start import Start, drawn
 from vla.training.world import ALONE, World
 
-__all__ = ["choose_tokenizer", "load_init", "policy_job"]
+__all__ = ["choose_tokenizer", "init_weights", "policy_job", "policy_start"]
 
 
 def policy_job(config: TrainConfig, world: World = ALONE) -> Job:
@@ -48,9 +51,9 @@ def policy_job(config: TrainConfig, world: World = ALONE) -> Job:
     can't be trained on, or data, model and `init` do not fit each other.
     """
     data, sizes = config.data, config.model
-    model = build(sizes)
-    if config.init is not None:
-        load_init(model, config.init, config.fresh)
+    with torch.device("meta"):
+        model = build(sizes)
+    start = policy_start(config, model)
     try:
         dataset = open_dataset(data.root)
         chosen, held_out = split(len(dataset.episodes), data.held_out, config.seed)
@@ -111,14 +114,32 @@ def policy_job(config: TrainConfig, world: World = ALONE) -> Job:
         batch=batch,
         save=save,
         held_out=validation_batches if validation is not None else None,
+        start=start,
+        unreached=model.unreached,
     )
 
 
-def load_init(model: Model, folder: Path, fresh: Sequence[str] = ()) -> None:
-    """Fill `model` from a policy's folder, or only its backbone from a PaliGemma's.
+def policy_start(config: TrainConfig, model: Model) -> Start:
+    """What the parameters of `model`, on the meta device, begin with: `config.init`, and random
+    numbers where it gives none or `config.fresh` wants others. Raises as `init_weights` does."""
+    if config.init is None:
+        return lambda outline: drawn(outline, config.seed)
+    weights, part = init_weights(model, config.init)
+    fresh = {name for prefix in config.fresh for name, _ in under(model, prefix)}
+    taken = {part + name for name in weights.places} - fresh
 
-    fresh: prefixes of parts that keep the random weights that they have.
-    Raises FileNotFoundError if there is neither, ValueError if sizes differ.
+    def start(outline: nn.Module) -> Iterator[tuple[str, Tensor]]:
+        yield from ((part + n, tensor) for n, tensor in read(weights) if part + n in taken)
+        yield from drawn(outline, config.seed, without=taken)
+
+    return start
+
+
+def init_weights(model: Model, folder: Path) -> tuple[Weights, str]:
+    """The weights in a policy's folder, or in a PaliGemma's for the backbone alone, and the prefix
+    of the part of `model` that they are for. They are not read yet.
+
+    Raises FileNotFoundError if there is neither, ValueError if sizes differ or weights are missing.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -129,10 +150,10 @@ def load_init(model: Model, folder: Path, fresh: Sequence[str] = ()) -> None:
     kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
     if kind in MODEL_TYPES:
         saved, ours = PolicyConfig.load(path).model, model.config
-        target = model
+        part = ""
     elif kind == pretrained.MODEL_TYPE:
         saved, ours = pretrained.read_config(folder), model.config.backbone
-        target = model.backbone
+        part = "backbone."
     else:
         known = " or ".join(map(repr, (*MODEL_TYPES, pretrained.MODEL_TYPE)))
         raise ValueError(f"init {folder} has model_type {kind!r}, expected {known}")
@@ -141,11 +162,7 @@ def load_init(model: Model, folder: Path, fresh: Sequence[str] = ()) -> None:
             f"init {folder} has other sizes than the config's model: {saved} there, {ours} here; "
             "make them equal"
         )
-    kept = [(p, p.detach().clone()) for prefix in fresh for _, p in under(model, prefix)]
-    load_weights(target, folder / WEIGHTS)
-    with torch.no_grad():
-        for parameter, random in kept:
-            parameter.copy_(random)
+    return weights_for(model.get_submodule(part.rstrip(".")), folder / WEIGHTS), part
 
 
 def _demonstrations(config: TrainConfig, episodes: list[int]) -> Demonstrations:

@@ -8,9 +8,11 @@ Neither form holds pickled objects.
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 from torch import Tensor
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
@@ -19,12 +21,13 @@ from torch.distributed.checkpoint.hf_storage import (
     HuggingFaceStorageWriter,
 )
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from backbone.weights import save_tensors
-from vla.training.world import World
+from vla.training.world import ALONE, World
 
-__all__ = ["kinds", "read_into", "save"]
+__all__ = ["kinds", "read_into", "save", "staged", "whole", "written"]
 
 Kind = tuple[str, tuple[int, ...]]  # dtype, such as "float32", and global shape
 
@@ -40,7 +43,30 @@ def save(tensors: Mapping[str, Tensor], folder: Path, name: str, world: World) -
     state_dict_saver.save(
         dict(tensors),
         storage_writer=HuggingFaceStorageWriter(str(folder / name), save_distributed=True),
+        process_group=world.group,
     )
+
+
+def written(folder: Path, name: str, world: World) -> list[Path]:
+    """The files that `save` made in this process."""
+    if world.size == 1:
+        return [folder / f"{name}.safetensors"]
+    return sorted((folder / name).glob(f"shard-{world.rank + 1:05d}-*"))
+
+
+def staged(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the host that training doesn't change, each process's of its own parts."""
+    return BlockingAsyncStager(cache_staged_state_dict=False).stage(dict(tensors))
+
+
+def whole(folder: Path, name: str) -> dict[str, Tensor]:
+    """All tensors of what `save` wrote, in whatever number of processes, put together here."""
+    own = {
+        key: torch.empty(shape, dtype=getattr(torch, kind))
+        for key, (kind, shape) in kinds(folder, name).items()
+    }
+    read_into(own, folder, name, ALONE)
+    return own
 
 
 def kinds(folder: Path, name: str) -> dict[str, Kind]:
@@ -69,6 +95,7 @@ def read_into(own: Mapping[str, Tensor], folder: Path, name: str, world: World) 
     file = folder / f"{name}.safetensors"
     if not file.is_file():
         logging.getLogger("torch.distributed.checkpoint").setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # it is meant to be
         state_dict_loader.load(
             dict(own),
             storage_reader=HuggingFaceStorageReader(str(folder / name)),

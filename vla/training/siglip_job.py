@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from backbone.initialise import order_patches
+from backbone.initialise import in_order
 from backbone.siglip_pair import PairBatch, SigLIPPair, SigLIPPairConfig, save_siglip
 from backbone.tokenizer import Tokenizer
 from vla.config import RunConfig
@@ -18,6 +18,7 @@ from vla.data.examples import Examples
 from vla.data.tabletop_vlm import TabletopVLM
 from vla.training.job import Job, Microbatch
 from vla.training.sampler import HELD_OUT_SEED, shares
+from vla.training.start import drawn
 from vla.training.world import ALONE, World
 
 __all__ = ["SigLIPTrainConfig", "pairs"]
@@ -28,8 +29,9 @@ class SigLIPTrainConfig(RunConfig):
     """A SigLIP trained from nothing on captions of scenes. The result, a folder `siglip` with the
     tokenizer, is a `SiglipModel` of Hugging Face, and what `StageConfig.siglip` starts from.
 
-    The loss compares within a micro-batch, so the batch is not divided: one process, no
-    accumulation. Captions that say the same of two scenes count as a mismatch, as in SigLIP.
+    The loss compares each picture with all texts of the batch, those of the other processes
+    included; so there is no accumulation. Captions that say the same of two scenes count as a
+    mismatch, as in SigLIP.
     """
 
     model: SigLIPPairConfig
@@ -40,26 +42,23 @@ class SigLIPTrainConfig(RunConfig):
         if self.accumulate > 1:
             raise ValueError(
                 f"accumulate is {self.accumulate}, but each picture is compared with all texts of "
-                "its micro-batch; set accumulate=1"
+                "the batch; set accumulate=1"
             )
 
     def job(self, world: World = ALONE) -> Job:
-        if world.size > 1:
-            raise ValueError(
-                f"{world.size} processes would divide the batch that the loss compares within; "
-                "train a SigLIP in one"
-            )
         tokenizer = Tokenizer.small()
         if tokenizer.vocab_size > self.model.vocab:
             raise ValueError(
                 f"model.vocab is {self.model.vocab} but the tokenizer has {tokenizer.vocab_size} "
                 f"ids; set model.vocab={tokenizer.vocab_size}"
             )
-        model = SigLIPPair(self.model)
-        order_patches(model.vision)
+        with torch.device("meta"):
+            model = SigLIPPair(self.model)
+        if world.size > 1:
+            model.together = world.together
 
-        def microbatches(scenes: Examples, step: int) -> list[Microbatch]:
-            parts = shares(step, self.batch_size, 1, ALONE)
+        def microbatches(scenes: Examples, step: int, world: World) -> list[Microbatch]:
+            parts = shares(step, self.batch_size, 1, world)
             return [
                 Microbatch((pairs(scenes, part, tokenizer, self.model.text_length),), len(part))
                 for part in parts
@@ -67,7 +66,7 @@ class SigLIPTrainConfig(RunConfig):
 
         def held_out() -> Iterator[Microbatch]:
             for step in range(self.eval_batches):
-                yield from microbatches(self.captions(self.seed + HELD_OUT_SEED), step)
+                yield from microbatches(self.captions(self.seed + HELD_OUT_SEED), step, ALONE)
 
         def save(model: nn.Module, folder: Path) -> None:
             assert isinstance(model, SigLIPPair)
@@ -76,10 +75,11 @@ class SigLIPTrainConfig(RunConfig):
 
         return Job(
             model,
-            batch=lambda step: microbatches(self.captions(self.seed), step),
+            batch=lambda step: microbatches(self.captions(self.seed), step, world),
             save=save,
             held_out=held_out,
             result="siglip",
+            start=lambda outline: in_order(drawn(outline, self.seed), self.model.vision),
         )
 
     def captions(self, seed: int) -> Examples:

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from tyro.conf import AvoidSubcommands
 
 from backbone.gemma import set_dropout
-from backbone.initialise import order_locs
+from backbone.initialise import in_order
 from backbone.mask_codec import codec_beside
 from backbone.paligemma import PaliGemma, PaliGemmaConfig
-from backbone.pretrained import load_model, read_config, save_pretrained
+from backbone.pretrained import outlined, read_config, save_pretrained
 from backbone.sources.parts import gemma_files, siglip_files
 from backbone.sources.read import read
 from backbone.sources.sizes import Stack
-from backbone.stage0 import NEW_ROWS_STD, from_parts
+from backbone.stage0 import NEW_ROWS_STD, outlined_parts
 from backbone.tokenizer import NUM_LOC, NUM_SEG, SMALL_MODEL, Tokenizer
 from backbone.weights import check_fit, shapes_of
 from vla.config import RunConfig
@@ -32,9 +32,10 @@ from vla.training.faults import BadData
 from vla.training.job import Job, Microbatch
 from vla.training.optimiser import under
 from vla.training.sampler import shares
+from vla.training.start import Start, begin, drawn
 from vla.training.world import ALONE, World
 
-__all__ = ["StageConfig", "started"]
+__all__ = ["StageConfig", "outset", "started"]
 
 PARTS = {"siglip": "vision", "gemma": "language"}  # a source, and the part that it fills
 
@@ -102,7 +103,7 @@ class StageConfig(RunConfig):
 
     def job(self, world: World = ALONE) -> Job:
         tokenizer = self.vocabulary()
-        model = started(self, tokenizer)
+        model, start = outset(self, tokenizer)
         set_dropout(model, self.dropout)
         room = None if self.text_length is None else TextRoom(tokenizer, self.text_length)
         try:
@@ -138,6 +139,7 @@ class StageConfig(RunConfig):
             save=save,
             held_out=None if held_out is None else validation,
             result="paligemma",
+            start=start,
         )
 
     def mask_codec(self) -> Path | None:
@@ -183,29 +185,46 @@ class StageConfig(RunConfig):
 
 def started(config: StageConfig, tokenizer: Tokenizer) -> PaliGemma:
     """The model of `config.model` with the weights that it starts from, float32 on the CPU.
+    Raises as `outset` does."""
+    model, start = outset(config, tokenizer)
+    begin(model, start(model), torch.device("cpu"))
+    return model
+
+
+def outset(config: StageConfig, tokenizer: Tokenizer) -> tuple[PaliGemma, Start]:
+    """The model of `config.model`, on the meta device, and the weights that it starts from.
 
     Raises FileNotFoundError or ValueError if a source is missing, of other sizes or of a resolution
     that the config does not tell.
     """
     if config.init is not None:
-        model = _from_init(config, config.init)
+        model, given = _from_init(config, config.init)
     elif config.siglip is not None and config.gemma is not None:
-        model = _from_parts(config, config.siglip, config.gemma)
+        model, given = _from_parts(config, config.siglip, config.gemma)
     else:
-        model = PaliGemma(config.model)
-        _fill_alone(model, config)
-    if config.fresh and (config.init is not None or config.siglip or config.gemma):
-        random = PaliGemma(config.model)
-        with torch.no_grad():
-            for prefix in config.fresh:
-                for name, parameter in under(model, prefix):
-                    parameter.copy_(random.get_parameter(name))
-    if config.init is None and config.new_rows == "ordered":
-        order_locs(model, tokenizer.loc(0))
-    return model
+        with torch.device("meta"):
+            model = PaliGemma(config.model)
+        given = _one_part(model, config)
+    fresh = {name for prefix in config.fresh for name, _ in under(model, prefix)}
+    ordered = config.init is None and config.new_rows == "ordered"
+
+    def start(outline: nn.Module) -> Iterator[tuple[str, Tensor]]:
+        taken: set[str] = set()
+        for name, tensor in given(outline):
+            if name not in fresh:
+                taken.add(name)
+                yield name, tensor
+        yield from drawn(outline, config.seed, without=taken)
+
+    if not ordered:
+        return model, start
+    turn = torch.Generator
+    return model, lambda outline: in_order(
+        start(outline), None, tokenizer.loc(0), turn().manual_seed(config.seed)
+    )
 
 
-def _from_init(config: StageConfig, init: Path) -> PaliGemma:
+def _from_init(config: StageConfig, init: Path) -> tuple[PaliGemma, Start]:
     saved, ours = read_config(init), config.model
     wanted = config.init_resolution or ours.vision.resolution
     if saved.vision.resolution != wanted:
@@ -218,15 +237,15 @@ def _from_init(config: StageConfig, init: Path) -> PaliGemma:
             f"{saved.vision.resolution} to resample its position embeddings"
         )
     _check_sizes(saved, ours, str(init))
-    return load_model(init, config=ours)
+    model, tensors = outlined(init, ours)
+    return model, lambda _: tensors()
 
 
-def _from_parts(config: StageConfig, siglip: Path, gemma: Path) -> PaliGemma:
+def _from_parts(config: StageConfig, siglip: Path, gemma: Path) -> tuple[PaliGemma, Start]:
     ours = config.model
-    model = from_parts(
+    model, tensors = outlined_parts(
         siglip,
         gemma,
-        torch.Generator().manual_seed(config.seed),
         vocab=ours.vocab,
         numerics=ours.numerics,
         average_rows=config.new_rows == "average",
@@ -238,11 +257,18 @@ def _from_parts(config: StageConfig, siglip: Path, gemma: Path) -> PaliGemma:
             f"{ours.vision.resolution}; stage 1 keeps the resolution, a stage after it raises it"
         )
     _check_sizes(found, ours, f"{siglip} with {gemma}")
-    whole = PaliGemma(ours) if ours.design.connector is not None else None
-    model.config = ours
-    if whole is not None:
-        model.projector = whole.projector
-    return model
+    with torch.device("meta"):
+        model = PaliGemma(ours)
+    own = {name for name, _ in model.named_parameters()}
+
+    def given(_: nn.Module) -> Iterator[tuple[str, Tensor]]:
+        generator = torch.Generator().manual_seed(config.seed)
+        plain = ours.design.connector is None  # else it is drawn, with its last layer at zero
+        for name, tensor in tensors(generator):
+            if name in own and (plain or not name.startswith("projector.")):
+                yield name, tensor
+
+    return model, given
 
 
 def _check_sizes(found: PaliGemmaConfig, ours: PaliGemmaConfig, source: str) -> None:
@@ -264,22 +290,30 @@ def _check_sizes(found: PaliGemmaConfig, ours: PaliGemmaConfig, source: str) -> 
         raise ValueError(f"{source} has other sizes than the config's model: {'; '.join(other)}")
 
 
-def _fill_alone(model: PaliGemma, config: StageConfig) -> None:
-    """Fill the tower that has a source, and leave the other one random."""
+def _one_part(model: PaliGemma, config: StageConfig) -> Start:
+    """The weights of the tower that has a source, if one has; the other one is left out."""
     rows = config.model.vocab - NUM_LOC - NUM_SEG
     if config.siglip is not None:
         weights, prefixes = siglip_files(config.siglip).weights, ("vision.",)
     elif config.gemma is not None:
         weights, prefixes = gemma_files(config.gemma, rows).weights, ("language.", "embedding.")
     else:
-        return
-    own = {n: p for n, p in model.named_parameters() if n.startswith(prefixes)}
-    shapes = shapes_of(own)
-    with torch.no_grad():
-        if config.gemma is not None:
-            table = own["embedding.weight"]
-            shapes["embedding.weight"] = (rows, table.shape[1])
-            table[rows:].normal_(std=NEW_ROWS_STD)
-        check_fit(shapes, weights.shapes, str(weights.path))
+        return lambda _: ()
+    shapes = {
+        n: shape
+        for n, shape in shapes_of(dict(model.named_parameters())).items()
+        if n.startswith(prefixes)
+    }
+    if config.gemma is not None:
+        shapes["embedding.weight"] = (rows, model.config.language.width)
+    check_fit(shapes, weights.shapes, str(weights.path))
+
+    def given(_: nn.Module) -> Iterator[tuple[str, Tensor]]:
+        generator = torch.Generator().manual_seed(config.seed)
         for name, tensor in read(weights):
-            own[name][: len(tensor)].copy_(tensor)
+            if name == "embedding.weight":
+                new = torch.randn(NUM_LOC + NUM_SEG, tensor.shape[1], generator=generator)
+                tensor = torch.cat([tensor.float(), new * NEW_ROWS_STD])
+            yield name, tensor
+
+    return given

@@ -6,20 +6,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from backbone.initialise import order_places
+from backbone.initialise import in_order
 from backbone.paligemma import PaliGemma, PaliGemmaConfig
 from backbone.pretrained import save_pretrained
 from backbone.sources.headers import WEIGHTS
+from backbone.sources.read import read
 from backbone.tokenizer import Tokenizer
-from backbone.weights import load_weights
+from backbone.weights import weights_for
 from vla.config import RunConfig
 from vla.data.examples import Examples
 from vla.data.tabletop_text import TabletopText
 from vla.data.text import collate_text, tokens_read
 from vla.training.job import Job, Microbatch
 from vla.training.sampler import HELD_OUT_SEED, shares
+from vla.training.start import drawn
 from vla.training.world import ALONE, World
 
 
@@ -50,10 +53,17 @@ class TextConfig(RunConfig):
                 f"model.vocab is {self.model.vocab} but the small tokenizer has "
                 f"{tokenizer.vocab_size} ids; set model.vocab={tokenizer.vocab_size}"
             )
-        model = PaliGemma(self.model)
-        order_places(model, tokenizer.loc(0))
-        if self.vision is not None:
-            load_weights(model.vision, self.vision / WEIGHTS)
+        with torch.device("meta"):
+            model = PaliGemma(self.model)
+        eyes = None if self.vision is None else weights_for(model.vision, self.vision / WEIGHTS)
+
+        def start(outline: nn.Module) -> Iterator[tuple[str, Tensor]]:
+            given = set() if eyes is None else {f"vision.{name}" for name in eyes.places}
+            if eyes is not None:
+                yield from ((f"vision.{name}", tensor) for name, tensor in read(eyes))
+            rest = drawn(outline, self.seed, without=given)
+            generator = torch.Generator().manual_seed(self.seed)
+            yield from in_order(rest, self.model.vision, tokenizer.loc(0), generator)
 
         def batch(step: int) -> list[Microbatch]:
             return self._microbatches(self.scenes(step), step, tokenizer, world)
@@ -66,7 +76,7 @@ class TextConfig(RunConfig):
             assert isinstance(model, PaliGemma)
             save_pretrained(model, tokenizer, folder)
 
-        return Job(model, batch, save, held_out, result="paligemma")
+        return Job(model, batch, save, held_out, result="paligemma", start=start)
 
     def unseen(self) -> Examples:
         """A stream that training never draws from."""

@@ -1,6 +1,7 @@
 """One update: forward and backward over micro-batches, checks, clipping, the optimiser's step."""
 
 import math
+import zlib
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -10,10 +11,11 @@ from torch.distributed.tensor import DTensor
 
 from vla.training.faults import NotFinite
 from vla.training.job import Microbatch
-from vla.training.optimiser import Optimisers, trained_parameters
+from vla.training.optimiser import Optimisers
+from vla.training.parallel import reduce_next, reshard
 from vla.training.world import ALONE, World
 
-__all__ = ["freeze_unused", "update", "validation_loss"]
+__all__ = ["update", "validation_loss"]
 
 
 def update(
@@ -27,18 +29,20 @@ def update(
     clip: float | None = None,
     world: World = ALONE,
     kinds: dict[str, float] | None = None,
+    reduce_once: bool = True,
 ) -> tuple[float, float]:
     """One update from all micro-batches together; returns (loss, gradient norm before clipping).
 
     The gradient is that of the mean loss over all samples, however they are divided, over
     processes too: sharding averages gradients over these, which have equally many samples. A
     micro-batch's `factor` multiplies its loss. kinds: gets the mean loss of each kind of
-    micro-batch that has a name, without factors.
+    micro-batch that has a name, without factors. reduce_once: as in `ParallelConfig`.
     Raises NotFinite, in all processes and before weights or moments change, if the loss or the
     norm is not finite in one of them.
     """
     optimiser.zero_grad()
-    losses = _backward(model, microbatches, device, precision)
+    _check_kinds(step, microbatches, world)
+    losses = _backward(model, microbatches, device, precision, reduce_once)
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     total_norm = nn.utils.clip_grad_norm_(parameters, math.inf if clip is None else clip)
     if isinstance(total_norm, DTensor):
@@ -87,6 +91,7 @@ def validation_loss(
         if i < len(every):
             total += loss * microbatch.size
             count += microbatch.size
+    reshard(model)
     model.train(training)
     for module in model.modules():
         if isinstance(module, FSDPModule):
@@ -97,36 +102,23 @@ def validation_loss(
     return sum(s[0] for s in sums) / sum(s[1] for s in sums)
 
 
-def freeze_unused(
+def _backward(
     model: nn.Module,
     microbatches: Sequence[Microbatch],
     device: torch.device,
     precision: str,
-    world: World = ALONE,
-) -> list[str]:
-    """Turn off gradients where none arrives from these micro-batches, in any process; returns the
-    names, the same everywhere.
-
-    π0, for instance, reads only keys and values of the backbone's last block: its output, its MLP
-    and the final norm are dead weight, and the optimiser is better off without them.
-    """
-    _backward(model, microbatches, device, precision)
-    trained = trained_parameters(model)
-    every = world.gather([float(p.grad is not None) for p in trained.values()])
-    unused = [name for name, *reached in zip(trained, *every, strict=True) if not any(reached)]
-    for name in unused:
-        model.get_parameter(name).requires_grad_(False)
-    model.zero_grad()
-    return unused
-
-
-def _backward(
-    model: nn.Module, microbatches: Sequence[Microbatch], device: torch.device, precision: str
+    reduce_once: bool,
 ) -> list[Tensor]:
-    """Add the gradient of the mean loss over all samples; returns each micro-batch's mean loss."""
+    """Add the gradient of the mean loss over all samples; returns each micro-batch's mean loss.
+
+    A kind of micro-batch goes through parts of the model that another one may not, so the last one
+    of each sums what its kind has gathered.
+    """
     total = sum(m.size for m in microbatches)
+    last = {m.kind: i for i, m in enumerate(microbatches)}
     losses = []
-    for microbatch in microbatches:
+    for i, microbatch in enumerate(microbatches):
+        reduce_next(model, not reduce_once or last[microbatch.kind] == i)
         loss = _loss(model, microbatch, device, precision)
         (loss * (microbatch.factor * microbatch.size / total)).backward()
         losses.append(loss.detach())
@@ -137,6 +129,20 @@ def _loss(model: nn.Module, microbatch: Microbatch, device: torch.device, precis
     inputs = [x.to(device) for x in microbatch.inputs]
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         return model(*inputs)
+
+
+def _check_kinds(step: int, microbatches: Sequence[Microbatch], world: World) -> None:
+    """Raise ValueError where processes would go through different parts of the model, and wait for
+    one another for ever."""
+    kinds = [m.kind for m in microbatches]
+    if world.size == 1 or not any(kinds):
+        return
+    every = world.gather([zlib.crc32("|".join(kinds).encode())])
+    if any(row != every[0] for row in every):
+        raise ValueError(
+            f"process {world.rank} has micro-batches of the kinds {kinds} at step {step}, another "
+            "one has others; each needs the same kinds in the same order"
+        )
 
 
 def _check_finite(

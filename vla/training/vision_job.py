@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from backbone.initialise import order_patches
+from backbone.initialise import in_order
 from backbone.siglip import SigLIP, SigLIPConfig
 from backbone.sources.headers import WEIGHTS
 from backbone.weights import save_weights
@@ -19,6 +20,7 @@ from vla.data.tabletop_places import NAMES, Places, TabletopPlaces
 from vla.data.tabletop_vlm import BINS
 from vla.training.job import Job, Microbatch
 from vla.training.sampler import HELD_OUT_SEED, shares
+from vla.training.start import drawn
 from vla.training.world import ALONE, World
 
 
@@ -57,8 +59,8 @@ class VisionConfig(RunConfig):
     cameras: tuple[str, ...] = ("top", "wrist")
 
     def job(self, world: World = ALONE) -> Job:
-        model = PlaceNames(self.model)
-        order_patches(model.vision)
+        with torch.device("meta"):
+            model = PlaceNames(self.model)
         scenes = TabletopPlaces(self.model.resolution, self.cameras, self.seed)
         unseen = TabletopPlaces(self.model.resolution, self.cameras, self.seed + HELD_OUT_SEED)
 
@@ -80,4 +82,5 @@ class VisionConfig(RunConfig):
             save=save,
             held_out=held_out,
             result="vision",
+            start=lambda outline: in_order(drawn(outline, self.seed), self.model),
         )

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from vla.training.faults import LostPeer
 
@@ -18,7 +22,8 @@ __all__ = ["ALONE", "World", "joined"]
 
 @dataclass(frozen=True)
 class World:
-    """rank: of this process, from 0. size: how many there are.
+    """rank: of this process, from 0. size: how many there are. group: what their messages go
+    through; None: torch's default one.
 
     The methods are collective: all processes call them in the same order. In a world of one they
     hand back what they are given.
@@ -26,6 +31,16 @@ class World:
 
     rank: int = 0
     size: int = 1
+    group: dist.ProcessGroup | None = None
+
+    def apart(self) -> World:
+        """The same processes, on the host, with messages of their own: for a second thread, whose
+        messages would be taken for those of the first."""
+        if self.size == 1:
+            return self
+        group = dist.new_group(backend="gloo")
+        assert isinstance(group, dist.ProcessGroup), "every process is in the new group"
+        return World(self.rank, self.size, group)
 
     @property
     def first(self) -> bool:
@@ -38,8 +53,29 @@ class World:
             return [list(values)]
         mine = torch.tensor(values, dtype=torch.float64)
         every = [torch.empty_like(mine) for _ in range(self.size)]
-        dist.all_gather(every, mine)
+        dist.all_gather(every, mine, group=self.group)
         return [row.tolist() for row in every]
+
+    def total(self, values: Mapping[str, float]) -> dict[str, float]:
+        """The sum of each number over all processes, which may have other names each."""
+        if self.size == 1:
+            return dict(values)
+        mine = json.dumps(dict(values)).encode()
+        lengths = [int(row[0]) for row in self.gather([len(mine)])]
+        padded = torch.frombuffer(bytearray(mine.ljust(max(lengths))), dtype=torch.uint8)
+        every = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(every, padded, group=self.group)
+        sums: Counter[str] = Counter()
+        for row in every:
+            sums.update(json.loads(bytes(row.tolist())))
+        return dict(sums)
+
+    def together(self, rows: Tensor) -> tuple[Tensor, int]:
+        """Everybody's `rows` [B, …], equally many and by rank, [size · B, …], and where this
+        process's begin. Gradients come back to the process that the rows are of."""
+        if self.size == 1:
+            return rows, 0
+        return _Together.apply(rows, self), self.rank * len(rows)  # pyright: ignore
 
     def any(self, flag: bool) -> bool:
         """Whether it is true anywhere."""
@@ -52,7 +88,24 @@ class World:
     def wait(self) -> None:
         """Until all have come here."""
         if self.size > 1:
-            dist.barrier()
+            dist.barrier(group=self.group)
+
+
+class _Together(torch.autograd.Function):
+    """Torch's own `all_gather` with a gradient needs messages that gloo doesn't have."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, world: World) -> Tensor:
+        ctx.world = world
+        every = [torch.empty_like(rows) for _ in range(world.size)]
+        dist.all_gather(every, rows.contiguous(), group=world.group)
+        return torch.cat(every)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        total = grads[0].contiguous().clone()
+        dist.all_reduce(total, group=ctx.world.group)
+        return total.chunk(ctx.world.size)[ctx.world.rank], None
 
 
 ALONE = World()
