@@ -178,7 +178,9 @@ def check_same_training(runs: Path, one: str, many: str) -> None:
     ours, theirs = result(runs / many), result(runs / one)
     assert ours.keys() == theirs.keys()
     for name, weight in theirs.items():
-        assert (ours[name] - weight).abs().max() < 1e-4, name
+        # softmax doesn't see a bias of keys: its gradient is rounding, which Adam scales up
+        noise = name.endswith(("k_proj.bias", "in_proj_bias"))
+        assert (ours[name] - weight).abs().max() < (1e-3 if noise else 1e-4), name
 
 
 @pytest.mark.slow
