@@ -129,7 +129,7 @@ def _text(seed: int, position: int) -> list[torch.Tensor]:
     return [images[:1], seen, tokens, valid, valid & (torch.arange(8) > 0)]
 
 
-def config(folder: Path, kind: str, parallel: dict, fields: dict) -> RunConfig:
+def config(folder: Path, kind: str, parallel: dict[str, Any], fields: dict[str, Any]) -> RunConfig:
     common: dict[str, Any] = {
         "output_dir": folder,
         "steps": 20,
@@ -147,7 +147,7 @@ def config(folder: Path, kind: str, parallel: dict, fields: dict) -> RunConfig:
     if kind in ("actions", "mixed"):
         return ActionConfig(**common | {"text": 8 if kind == "mixed" else 0} | fields)
     if kind == "pairs":
-        return SigLIPTrainConfig(model=PAIR, **common | fields)
+        return replace(SigLIPTrainConfig(**common, model=PAIR), **fields)
     text = TextConfig(**common, model=PALIGEMMA_TINY, seeing=4, ramp=4)
     return replace(text, **fields)
 

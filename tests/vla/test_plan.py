@@ -351,4 +351,5 @@ def test_products_that_are_kept_take_room_and_save_work():
     kept = ParallelConfig(recompute=1, keep_products=True)
     products = {c.recompute: c for c in plan(policy_run(MIDDLE, parallel=kept)).choices}
     assert every[1].activations < products[1].activations < none[None].activations
-    assert products[1].work == pytest.approx(1) < every[1].work
+    assert products[1].work == pytest.approx(1)
+    assert every[1].work > 1

@@ -163,6 +163,7 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
                 if skipped >= config.skip_not_finite:
                     try:  # the weights that it came from
                         save(step)
+                        saver.wait()
                     except OSError as unsaved:
                         log.say(str(unsaved))
                     raise NotFinite(

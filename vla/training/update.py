@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from vla.training.faults import NotFinite
@@ -93,11 +92,6 @@ def validation_loss(
             count += microbatch.size
     reshard(model)
     model.train(training)
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            # a forward pass with no backward leaves the root's weights gathered: were these the
-            # averaged ones, the next step would compute with them
-            module.reshard()
     sums = world.gather([total, count])
     return sum(s[0] for s in sums) / sum(s[1] for s in sums)
 
