@@ -136,6 +136,7 @@ class RunConfig:
     device: str | None = None  # None: CUDA where there is one, else the CPU
     seed: int = 0
     workers: int = 0  # processes that prepare batches; 0: the training process itself
+    worker_timeout: float = 60.0  # seconds without a batch before a worker counts as hung
     log_every: int = 10  # steps
     eval_every: int = 500  # steps between validation losses
     eval_batches: int = 8  # batches of held-out samples in a validation loss

@@ -104,6 +104,12 @@ class Demonstrations:
             "frame": row - start,
         }
 
+    def name(self, i: int) -> str:
+        """What messages call item `i`: dataset, episode and frame."""
+        row = int(self._rows[i])
+        episode = int(self._episode[row])
+        return f"{self.dataset.root}: episode {episode} frame {row - self.dataset.starts[episode]}"
+
     @property
     def fps(self) -> float:
         return self.dataset.fps

@@ -46,6 +46,7 @@ class Job:
     save: writes the result into an empty folder, with the weights of the model that it is given:
     this one, or one of its kind that was put together from the parts of several processes.
     held_out: micro-batches of the validation loss, the same at every call; None for no validation.
+    samples: the names of what this process reads for a step, for messages, without reading it.
     result: name of the result's folder.
     unreached: prefixes of the parameters that none of the losses reaches; they are frozen.
     """
@@ -54,6 +55,7 @@ class Job:
     batch: Callable[[int], Sequence[Microbatch]]
     save: Callable[[nn.Module, Path], None]
     held_out: Callable[[], Iterable[Microbatch]] | None = None
+    samples: Callable[[int], Sequence[str]] = lambda step: [f"the samples of step {step}"]
     result: str = "policy"
     start: Start | None = None
     unreached: Sequence[str] = ()

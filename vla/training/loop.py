@@ -4,13 +4,12 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from backbone.lora import merged, save_adapters
 from vla.config import RunConfig, as_dict, defaults, save_config
@@ -19,10 +18,10 @@ from vla.training.build import build
 from vla.training.ema import Ema
 from vla.training.faults import NotFinite
 from vla.training.interrupt import Interrupt
-from vla.training.job import Job, Microbatch
 from vla.training.log import Log, Window
 from vla.training.optimiser import make_optimiser, set_learning_rate
 from vla.training.parallel import ParallelConfig
+from vla.training.prefetch import Prefetch
 from vla.training.replay import keep
 from vla.training.saver import Saver
 from vla.training.shards import whole
@@ -42,6 +41,7 @@ FREE_ON_RESUME = {
     "steps",
     "device",
     "workers",
+    "worker_timeout",
     "keep",
     "keep_every",
     "tensorboard",
@@ -56,7 +56,6 @@ FREE_ON_RESUME = {
 }
 GRACE = 25.0  # seconds from SIGTERM to the end; schedulers and torchrun kill after 30
 ADAPTER = "adapter"  # folder of a LoRA run's adapters, beside the result that holds them merged
-WORKER_TIMEOUT = 300  # seconds without a batch before a worker counts as hung
 
 
 def train(config: RunConfig, *, resume: bool = False) -> Path:
@@ -78,7 +77,8 @@ def train(config: RunConfig, *, resume: bool = False) -> Path:
     Raises NotFinite if the loss or a gradient is not finite, in all processes and before the
     update, after `config.skip_not_finite` of such steps were left out; the batch is kept, and a
     checkpoint of the weights, for `vla replay`. OSError if a checkpoint cannot be written, or is
-    not as it was written at the end; LostPeer if another process is gone.
+    not as it was written at the end; LostPeer if another process is gone, LostWorker if
+    one that prepares batches is.
     """
     device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with joined(device, config.parallel.timeout) as (world, device):
@@ -134,12 +134,19 @@ def _train(config: RunConfig, resume: bool, world: World, device: torch.device) 
         ) as log,
         Trace(config.trace, folder, world.rank) as trace,
         Saver(checkpoints, config.keep, config.keep_every, world) as saver,
+        Prefetch(
+            job.batch,
+            job.samples,
+            range(start, config.steps),
+            config.workers,
+            config.worker_timeout,
+        ) as batches,
     ):
         if job.unreached:
             log.say(f"left out of training, no loss reaches them: {', '.join(job.unreached)}")
         spikes = Spikes()
         began = time.perf_counter()
-        for step, microbatches in _prepared(job, config, start):
+        for step, microbatches in batches:
             waiting = time.perf_counter() - began
             if (path := trace.at(step)) is not None:
                 log.say(f"a trace is in {path}")
@@ -237,36 +244,6 @@ def _last(
         save(done)
         path = saver.wait()
     return path
-
-
-class _Steps(Dataset):
-    """Item k is what step k trains on, so that worker processes prepare whole steps ahead."""
-
-    def __init__(self, job: Job):
-        self.batch = job.batch
-
-    def __getitem__(self, step: int) -> Sequence[Microbatch]:
-        return self.batch(step)
-
-
-def _prepared(
-    job: Job, config: RunConfig, start: int
-) -> Iterator[tuple[int, Sequence[Microbatch]]]:
-    steps = range(start, config.steps)
-    loader = DataLoader(
-        _Steps(job),
-        sampler=steps,
-        batch_size=None,
-        collate_fn=_unchanged,
-        num_workers=config.workers,
-        timeout=WORKER_TIMEOUT if config.workers else 0,
-        generator=torch.Generator(),  # the loader would draw from the global one otherwise
-    )
-    return zip(steps, loader, strict=True)
-
-
-def _unchanged(microbatches: Sequence[Microbatch]) -> Sequence[Microbatch]:
-    return microbatches
 
 
 def _averaged(ema: Ema | None):

@@ -82,7 +82,7 @@ def policy_job(config: TrainConfig, world: World = ALONE) -> Job:
         items = [source[i] for i in indices]
         noise, uniform = draw(config.seed, where, chunk, purpose=purpose)
         t = sample_time(torch.from_numpy(uniform)).float()
-        names = [f"{data.root}: episode {i['episode']} frame {i['frame']}" for i in items]
+        names = [source.name(i) for i in indices]
         seen = bucketed(processor.collate(items), config.text_bucket)
         read = seen.token_valid.sum() + seen.image_valid.sum() * sizes.backbone.vision.tokens
         suffix = sizes.expert.horizon + isinstance(sizes, Pi0Config)  # π0's has the state too
@@ -96,6 +96,11 @@ def policy_job(config: TrainConfig, world: World = ALONE) -> Job:
             )
             for where in shares(step, config.batch_size, config.accumulate, world)
         ]
+
+    def samples(step: int) -> list[str]:
+        parts = shares(step, config.batch_size, config.accumulate, world)
+        where = [position for part in parts for position in part]
+        return [training.name(i) for i in sample_indices(config.seed, where, len(training))]
 
     def validation_batches() -> Iterator[Microbatch]:
         assert validation is not None
@@ -114,6 +119,7 @@ def policy_job(config: TrainConfig, world: World = ALONE) -> Job:
         batch=batch,
         save=save,
         held_out=validation_batches if validation is not None else None,
+        samples=samples,
         start=start,
         unreached=model.unreached,
     )

@@ -1,0 +1,75 @@
+"""Batches that are prepared ahead: their order, and what is said when none comes."""
+
+import os
+import re
+import signal
+import time
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from vla.training.faults import BadData, LostWorker
+from vla.training.job import Microbatch
+from vla.training.prefetch import Prefetch
+
+
+def batch(step: int) -> list[Microbatch]:
+    return [Microbatch((torch.tensor(step),), 1)]
+
+
+def names(step: int) -> list[str]:
+    return [f"data: episode {step} frame 7", f"data: episode {step} frame 8"]
+
+
+def unreadable(step: int) -> Sequence[Microbatch]:
+    if step == 3:
+        raise ValueError("data: episode 3, camera top: the video ends early")
+    return batch(step)
+
+
+def dies(step: int) -> Sequence[Microbatch]:
+    if step == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return batch(step)
+
+
+def hangs(step: int) -> Sequence[Microbatch]:
+    if step == 3:
+        time.sleep(60)
+    return batch(step)
+
+
+def run(prepare, workers: int, timeout: float = 60.0) -> list[int]:
+    seen = []
+    with Prefetch(prepare, names, range(1, 6), workers, timeout) as batches:
+        for step, (microbatch,) in batches:
+            assert int(microbatch.inputs[0]) == step
+            seen.append(step)
+    return seen
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_steps_come_in_order(workers):
+    assert run(batch, workers) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_batch_that_can_not_be_read_says_why_in_one_line(workers):
+    with pytest.raises(BadData) as caught:
+        run(unreadable, workers)
+    said = "the batch of step 3 can't be read: data: episode 3, camera top: the video ends early"
+    assert str(caught.value) == said
+    assert caught.value.exit_status == 3
+
+
+def test_a_workers_death_names_the_step_and_its_samples():
+    with pytest.raises(LostWorker, match=r"step [123]: DataLoader worker .*pid") as caught:
+        run(dies, workers=1, timeout=5.0)
+    assert caught.value.exit_status == 6
+    assert re.search(r"episode (\d) frame 7, data: episode \1 frame 8", str(caught.value))
+
+
+def test_a_worker_that_hangs_is_named_in_time():
+    with pytest.raises(LostWorker, match=r"step 3: DataLoader timed out.*episode 3 frame 7"):
+        run(hangs, workers=1, timeout=2.0)

@@ -1,0 +1,89 @@
+"""Batches prepared ahead by worker processes, and what becomes of a run whose worker is lost."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from vla.training.faults import BadData, LostWorker
+from vla.training.job import Microbatch
+
+__all__ = ["Prefetch"]
+
+
+class Prefetch:
+    """Yields (step, its micro-batches) for each of `steps`, prepared by `workers` processes ahead,
+    or by this one where there are none.
+
+    To be used as a context around the steps, in the main thread: a worker's death may show at any
+    time, since torch raises it from SIGCHLD, and again at later ones, so none is heard outside.
+    Then, and where a batch takes more than `timeout` seconds, LostWorker tells the step that is
+    waited for and `samples` of it. BadData where a batch can't be read.
+    """
+
+    def __init__(
+        self,
+        batch: Callable[[int], Sequence[Microbatch]],
+        samples: Callable[[int], Sequence[str]],
+        steps: range,
+        workers: int = 0,
+        timeout: float = 60.0,
+    ):
+        self._samples, self._steps, self._next = samples, steps, steps.start
+        self._loader = DataLoader(
+            _Steps(batch),
+            sampler=steps,
+            batch_size=None,
+            collate_fn=_unchanged,
+            num_workers=workers,
+            timeout=timeout if workers else 0,
+            generator=torch.Generator(),  # the loader would draw from the global one otherwise
+        )
+
+    def __iter__(self) -> Iterator[tuple[int, Sequence[Microbatch]]]:
+        for step, microbatches in zip(self._steps, self._loader, strict=True):
+            if isinstance(microbatches, BadData):
+                raise microbatches
+            self._next = step + 1
+            yield step, microbatches
+
+    def __enter__(self) -> Prefetch:
+        self._handler = signal.getsignal(signal.SIGCHLD)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        signal.signal(signal.SIGCHLD, self._handler or signal.SIG_DFL)
+        lost = "DataLoader worker", "DataLoader timed out"  # torch has no class of its own for it
+        if isinstance(error, RuntimeError) and str(error).startswith(lost):
+            samples = ", ".join(self._samples(self._next))
+            raise LostWorker(
+                f"no batch came for step {self._next}: {str(error).splitlines()[0]}. It reads "
+                f"{samples}. Run again with --workers 0 --resume to see where it stops, or with "
+                "fewer workers if memory ran out"
+            ) from error
+
+
+class _Steps(Dataset):
+    """Item k is what step k trains on, or why it can't be read: raised in a worker, an error's
+    message would grow by a traceback."""
+
+    def __init__(self, batch: Callable[[int], Sequence[Microbatch]]):
+        self.batch = batch
+
+    def __getitem__(self, step: int) -> Sequence[Microbatch] | BadData:
+        try:
+            return self.batch(step)
+        except (ValueError, OSError) as error:
+            bad = BadData(f"the batch of step {step} can't be read: {error}")
+            bad.__cause__ = error
+            return bad
+
+
+def _unchanged(item: Sequence[Microbatch] | BadData) -> Sequence[Microbatch] | BadData:
+    return item
