@@ -145,10 +145,12 @@ def config(folder: Path, kind: str, parallel: dict[str, Any], fields: dict[str, 
         "parallel": ParallelConfig(**parallel),
     }
     if kind in ("actions", "mixed"):
-        return ActionConfig(**common | {"text": 8 if kind == "mixed" else 0} | fields)
+        actions: RunConfig = ActionConfig(**common, text=8 if kind == "mixed" else 0)
+        return replace(actions, **fields)
     if kind == "pairs":
-        return replace(SigLIPTrainConfig(**common, model=PAIR), **fields)
-    text = TextConfig(**common, model=PALIGEMMA_TINY, seeing=4, ramp=4)
+        pairs: RunConfig = SigLIPTrainConfig(**common, model=PAIR)
+        return replace(pairs, **fields)
+    text: RunConfig = TextConfig(**common, model=PALIGEMMA_TINY, seeing=4, ramp=4)
     return replace(text, **fields)
 
 

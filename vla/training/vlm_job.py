@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from backbone.mask_codec import CODEC, SMALL_MASK_CODEC, MaskCodec
+from backbone.mask_codec import CODEC, SMALL_MASK_CODEC, MaskCodec, load_codec
 from backbone.mask_codec_training import train
 from backbone.weights import save_weights
 from vla.data.examples import Examples
@@ -26,9 +27,10 @@ from vla.training.world import ALONE, World
 class VLMConfig(TextConfig):
     """A PaliGemma trained on captions, questions, boxes and masks of one camera's pictures.
 
-    The mask codec is trained first, for `codec_steps` batches of masks of other scenes, and saved
-    beside the model as mask_codec.safetensors. For `seeing` steps all examples are "locate
-    everything" in easy scenes; the other tasks and crowded scenes come in over `ramp` steps.
+    The mask codec is trained first, for `codec_steps` batches of masks of other scenes, kept in
+    `output_dir` for when the run goes on, and saved beside the model as mask_codec.safetensors.
+    For `seeing` steps all examples are "locate everything" in easy scenes; the other tasks and
+    crowded scenes come in over `ramp` steps.
     """
 
     cameras: tuple[str, ...] = ("top",)
@@ -36,16 +38,25 @@ class VLMConfig(TextConfig):
 
     def job(self, world: World = ALONE) -> Job:
         inner = super().job(world)
+        assert inner.start is not None
+        first = inner.start
+
+        def start(outline: nn.Module) -> Iterator[tuple[str, Tensor]]:
+            _ = self.codec  # before there are worker processes, which share it
+            yield from first(outline)
 
         def save(model: nn.Module, folder: Path) -> None:
             inner.save(model, folder)
             save_weights(self.codec, folder / CODEC)
 
-        return replace(inner, save=save)
+        return replace(inner, start=start, save=save)
 
     @cached_property
     def codec(self) -> MaskCodec:
-        """Trained when it is first asked for; a pure function of the seed."""
+        """Trained when it is first asked for; a pure function of the seed and the steps."""
+        kept = self.output_dir / f"mask_codec-{self.seed}-{self.codec_steps}.safetensors"
+        if kept.is_file():
+            return load_codec(kept).requires_grad_(False)
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             codec = MaskCodec(SMALL_MASK_CODEC)
@@ -54,6 +65,8 @@ class VLMConfig(TextConfig):
             bar = tqdm(losses, "mask codec", self.codec_steps)
             for loss in bar:
                 bar.set_postfix(loss=f"{float(loss.reconstruction):.3f}", codes=loss.used)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        save_weights(codec, kept)
         return codec.eval().requires_grad_(False)
 
     def unseen(self) -> Examples:
