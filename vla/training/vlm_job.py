@@ -57,7 +57,7 @@ class VLMConfig(TextConfig):
         kept = self.output_dir / f"mask_codec-{self.seed}-{self.codec_steps}.safetensors"
         if kept.is_file():
             return load_codec(kept).requires_grad_(False)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), torch.enable_grad():
             torch.manual_seed(self.seed)
             codec = MaskCodec(SMALL_MASK_CODEC)
             generator = torch.Generator().manual_seed(self.seed)
