@@ -76,10 +76,10 @@ def test_held_out_episodes_are_neither_trained_on_nor_in_the_statistics(video_da
     job = policy_job(run)
     chosen, held_out = split(3, 0.3, run.seed)
     assert (len(chosen), len(held_out)) == (2, 1)
-    trained = {s.split()[1] for step in range(10) for s in job.batch(step)[0].samples}
+    trained = {s.split()[2] for step in range(10) for s in job.batch(step)[0].samples}
     assert trained == {str(episode) for episode in chosen}
     assert job.held_out is not None
-    validated = {s.split()[1] for m in job.held_out() for s in m.samples}
+    validated = {s.split()[2] for m in job.held_out() for s in m.samples}
     assert validated == {str(episode) for episode in held_out}
     job.save(job.begun(), tmp_path)
     saved = Policy.from_pretrained(tmp_path).processor.stats
