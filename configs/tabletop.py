@@ -25,7 +25,7 @@ config = TrainConfig(
     ),
     init=PALIGEMMA_TABLETOP_FINE,
     optim=OptimConfig(lr=1e-3, warmup=100, end_lr=1e-5, weight_decay=1e-4),
-    steps=4200,
+    steps=2400,
     batch_size=32,
     draws=4,
     ema=0.995,

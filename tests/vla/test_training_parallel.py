@@ -195,7 +195,7 @@ def test_numbers_of_samples_are_summed_over_processes(runs):
 @pytest.mark.slow
 def test_kinds_that_differ_between_processes_are_told_and_dont_hang(tmp_path):
     told = variant("odd", "mixed", parallel={"timeout": 60}, fields={"odd": True})
-    with pytest.raises(AssertionError, match=r"kinds \['text', 'action'\] at step 0, another"):
+    with pytest.raises(AssertionError, match=r"kinds \['text', .*'action'\] at step 0, another"):
         run(tmp_path, 2, told)
 
 

@@ -26,7 +26,6 @@ from torch.distributed.fsdp import (
 from torch.utils.checkpoint import (
     checkpoint,
     create_selective_checkpoint_contexts,
-    noop_context_fn,
 )
 
 from vla.training.world import World
@@ -174,14 +173,15 @@ def recompute(block: nn.Module, keep_products: bool = False) -> None:
     """Let `block` compute its activations again in the backward pass instead of keeping them, but
     for the results of matrix products and attention with `keep_products`."""
     forward = block.forward
-    contexts = noop_context_fn
-    if keep_products:
-        contexts = partial(create_selective_checkpoint_contexts, PRODUCTS)
 
     def forgetful(*args, **kwargs):
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    def keeping(*args, **kwargs):  # made here, or `torch.compile` couldn't look into it
+        contexts = partial(create_selective_checkpoint_contexts, PRODUCTS)
         return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
 
-    block.forward = forgetful
+    block.forward = keeping if keep_products else forgetful
 
 
 def outline(model: nn.Module) -> nn.Module:
