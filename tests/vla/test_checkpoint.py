@@ -59,6 +59,25 @@ def test_a_broken_checkpoint_does_not_count_among_those_kept(tmp_path):
     assert newest(tmp_path) == tmp_path / "3"
 
 
+def test_a_kill_while_old_ones_are_deleted_leaves_none_in_halves(tmp_path, monkeypatch):
+    write(tmp_path, 1)
+    delete = shutil.rmtree
+
+    def killed(path: Path, **options) -> None:
+        if path.name.endswith(".tmp"):
+            return delete(path, **options)
+        next(file for file in path.rglob("*") if file.is_file()).unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path, 2, keep=1)
+    monkeypatch.undo()
+    assert checkpoint.steps(tmp_path) == [2]
+    write(tmp_path, 3, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["3"]
+
+
 def test_a_step_is_never_written_twice(tmp_path):
     write(tmp_path, 4)
     before = (tmp_path / "4/manifest.json").read_bytes()

@@ -109,7 +109,9 @@ def retire(
                 raise OSError(f"{path} reads back damaged: {reason}")
             found += reason is None
         elif keep_every is None or step % keep_every:
-            shutil.rmtree(path)
+            os.rename(path, folder / f".{step}.retired")  # never half there under its name
+    for retired in folder.glob(".*.retired"):  # those of a process that was killed here too
+        shutil.rmtree(retired)
 
 
 def _together(world: World, work: Callable[[], None] | None) -> None:
