@@ -14,6 +14,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from vla.training.faults import LostPeer
 
@@ -134,7 +136,7 @@ def joined(device: torch.device, timeout: float) -> Iterator[tuple[World, torch.
         backend = "cpu:gloo,cuda:nccl"
     rank = int(os.environ["RANK"])
     try:
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+        _meet(backend, timedelta(seconds=timeout))
         yield World(rank, size), device
     except RuntimeError as error:
         # NCCL's errors have a type of their own; gloo's are told by their text alone
@@ -147,3 +149,13 @@ def joined(device: torch.device, timeout: float) -> Iterator[tuple[World, torch.
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _meet(backend: str, timeout: timedelta) -> None:
+    """Begin torch's default group. What torchrun keeps over its restarts would tell the processes
+    of the next try where those of the last one were, so that each try has names of its own."""
+    store, rank, size = next(rendezvous("env://", timeout=timeout))
+    store.set_timeout(timeout)
+    tried = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = PrefixStore(f"try-{tried}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
