@@ -106,8 +106,8 @@ class _Run:
         self.config, self.device = config, device
         torch.manual_seed(config.seed)
         self.job: Job = config.job()
-        self.model = self.job.model.to(device).train()
-        freeze(self.model, config.freeze)
+        self.model = self.job.begun().to(device).train()
+        freeze(self.model, (*config.freeze, *self.job.unreached))
         self.optimiser: Optimisers = make_optimiser(self.model, config.optim)
         self.seconds, self.steps = 0.0, 0
 
