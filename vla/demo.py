@@ -108,7 +108,7 @@ def run_demo(
     init: folder of a PaliGemma of this package that it starts from, of whatever sizes; the expert
         takes its depth and heads; None: random weights.
     Raises ValueError if `output_dir` holds something that no demo made, for a seed whose scenes
-    are kept for the rollouts, FileNotFoundError for a PaliGemma that isn't there.
+    are kept for the rollouts, or for a PaliGemma that can't be loaded, FileNotFoundError for none.
     """
     if not 0 <= seed <= LARGEST_SEED:
         raise ValueError(f"expected a seed from 0 to {LARGEST_SEED}, got {seed}")

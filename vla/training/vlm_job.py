@@ -42,7 +42,10 @@ class VLMConfig(TextConfig):
         first = inner.start
 
         def start(outline: nn.Module) -> Iterator[tuple[str, Tensor]]:
-            _ = self.codec  # before there are worker processes, which share it
+            codec = self.codec  # before there are worker processes, which share it
+            if world.first and not self._kept.is_file():  # one of several processes writes
+                self._kept.parent.mkdir(parents=True, exist_ok=True)
+                save_weights(codec, self._kept)
             yield from first(outline)
 
         def save(model: nn.Module, folder: Path) -> None:
@@ -51,12 +54,15 @@ class VLMConfig(TextConfig):
 
         return replace(inner, start=start, save=save)
 
+    @property
+    def _kept(self) -> Path:
+        return self.output_dir / f"mask_codec-{self.seed}-{self.codec_steps}.safetensors"
+
     @cached_property
     def codec(self) -> MaskCodec:
         """Trained when it is first asked for; a pure function of the seed and the steps."""
-        kept = self.output_dir / f"mask_codec-{self.seed}-{self.codec_steps}.safetensors"
-        if kept.is_file():
-            return load_codec(kept).requires_grad_(False)
+        if self._kept.is_file():
+            return load_codec(self._kept).requires_grad_(False)
         with torch.random.fork_rng(), torch.enable_grad():
             torch.manual_seed(self.seed)
             codec = MaskCodec(SMALL_MASK_CODEC)
@@ -65,8 +71,6 @@ class VLMConfig(TextConfig):
             bar = tqdm(losses, "mask codec", self.codec_steps)
             for loss in bar:
                 bar.set_postfix(loss=f"{float(loss.reconstruction):.3f}", codes=loss.used)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        save_weights(codec, kept)
         return codec.eval().requires_grad_(False)
 
     def unseen(self) -> Examples:
