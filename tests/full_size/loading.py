@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -39,11 +40,12 @@ def main() -> None:
         folder = root / f"paligemma-3b-{stored}"
         if not folder.exists():
             write_random(folder, stored)
-        for round in range(3):
-            told = json.loads(_run(LOADING, folder, "bfloat16").splitlines()[-1])
+        for round, start in product(range(3), ([], ["--from-disk"])):
+            told = json.loads(_run(LOADING, folder, "bfloat16", *start).splitlines()[-1])
             print(
-                f"{stored} file, round {round}: peak {told['peak'] / told['bytes']:.3f} × the "
-                f"weights' {told['bytes'] / 1e9:.2f} GB; loaded in {told['loaded']:.2f} s, every "
+                f"{stored} file {' '.join(start)}, round {round}: "
+                f"peak {told['peak'] / told['bytes']:.3f} × the weights' "
+                f"{told['bytes'] / 1e9:.2f} GB; loaded in {told['loaded']:.2f} s, every "
                 f"weight seen after {told['seconds']:.2f} s, reading the file once "
                 f"{told['reading']:.2f} s: {told['loaded'] / told['reading']:.2f} × and "
                 f"{told['seconds'] / told['reading']:.2f} ×",
