@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from backbone.attention import attention
 from backbone.kv_cache import KVCache, join
 from backbone.masks import block_mask, positions
 from backbone.numerics import OPENPI_JAX, Numerics
@@ -145,11 +146,10 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, k: Tensor, v: Tensor, mask: Tensor, cos: Tensor, sin: Tensor):
         """Attend from x [B, T, D] to k, v [B, K, S, H] under mask [B, 1, T, S]: [B, T, D]."""
         q = rotate(self._heads(self.q_proj(x)), cos, sin)
-        k, v = self._share(k), self._share(v)
         if self.cap is None:
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale)
+            out = attention(q, k, v, mask, self.scale)
         else:
-            out = capped_attention(q, k, v, mask, self.scale, self.cap)
+            out = capped_attention(q, self._share(k), self._share(v), mask, self.scale, self.cap)
         return self.o_proj(rearrange(out, "b n t h -> b t (n h)"))
 
     def _heads(self, x: Tensor) -> Tensor:

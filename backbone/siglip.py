@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from backbone.attention import attention
+
 
 @dataclass(frozen=True)
 class SigLIPConfig:
@@ -119,7 +121,7 @@ class Block(nn.Module):
             rearrange(proj(h), "b p (n h) -> b n p h", n=self.heads)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
-        out = F.scaled_dot_product_attention(q, k, v)
+        out = attention(q, k, v)
         x = x + self.out_proj(rearrange(out, "b n p h -> b p (n h)"))
         return x + self.fc2(F.gelu(self.fc1(self.mlp_norm(x)), approximate="tanh"))
 

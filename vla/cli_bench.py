@@ -95,7 +95,9 @@ def _add_train(kinds) -> None:
         metavar="N",
         help="every so-manieth block's activations; default: none, and beside it every block's",
     )
-    parser.add_argument("--compile", action="store_true", help="our blocks, by torch.compile")
+    parser.add_argument(
+        "--compile", action="store_true", help="by torch.compile: our blocks, LeRobot's forward pass"
+    )
     parser.add_argument("--alone", action="store_true", help="without LeRobot's")
     parser.add_argument("--json", action="store_true", help="print JSON, times in seconds")
     parser.set_defaults(run=_run_train)

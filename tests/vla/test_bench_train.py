@@ -51,13 +51,21 @@ def test_the_command_prints_json(capsys):
     said = json.loads(out)
     assert status == 0
     names = [step["name"] for step in said["steps"]]
-    assert names == ["vla", "vla, recompute 1", "LeRobot", "LeRobot, checkpointing"]
+    assert names == ["vla", "vla, recompute 1", "LeRobot, float32", "LeRobot, checkpointing"]
     ours, _, theirs, _ = said["steps"]
-    assert said["ratios"]["LeRobot"][0] == pytest.approx(theirs["wall"] / ours["wall"])
+    assert said["ratios"]["LeRobot, float32"][0] == pytest.approx(theirs["wall"] / ours["wall"])
     assert ours["mfu"] == pytest.approx(said["flops"] / ours["wall"] / said["ceiling"])
     assert (
         theirs["peak"] > ours["peak"] > 16 * ours["parameters"] * 0.9
     )  # four float32 numbers each
+
+
+def test_lerobot_in_bfloat16_runs_beside_its_float32_default():
+    bench = bench_train("toy", device=CPU, precision="bfloat16", repeats=1, recompute=1)
+    low, _, default = bench.steps[1:]
+    assert (low.name, default.name) == ("LeRobot, bfloat16", "LeRobot, float32")
+    assert low.peak < default.peak  # half the bytes
+    assert low.parameters == default.parameters
 
 
 @pytest.mark.parametrize(("mode", "share"), [("lora", 0.5), ("expert", 0.7), ("full", 1.0)])

@@ -19,7 +19,7 @@ from vla.config import OptimConfig
 from vla.data.tabletop_places import NAMES, TabletopPlaces
 from vla.data.tabletop_questions import KINDS, ask
 from vla.data.tabletop_text import caption
-from vla.data.tabletop_vlm import BINS, MASK_SIZE, SHARES, TabletopVLM, found, rounded
+from vla.data.tabletop_vlm import BINS, MASK_SIZE, QUESTIONS, SHARES, TabletopVLM, found, rounded
 from vla.training.text_job import TextConfig
 from vla.training.vision_job import PlaceNames, VisionConfig
 from vla.training.vlm_job import VLMConfig
@@ -61,6 +61,11 @@ def test_questions_are_answered_by_the_scene():
     assert relation["is the blue square left of the red square?"] == "no"
     assert relation["is the red circle above the green plate?"] == "yes"
     assert not any("red square above the red circle" in text for text in relation)  # same height
+    side = asked("side")
+    assert side["is the red square left or right of the blue square?"] == "left"
+    assert side["is the blue square left or right of the red square?"] == "right"
+    assert side["is the red circle above or below the green plate?"] == "above"
+    assert not any("red square above or below the red circle" in text for text in side)
 
 
 @pytest.mark.parametrize("kind", ["presence", "relation"])
@@ -205,4 +210,6 @@ def test_a_vlm_is_saved_with_the_codec_that_was_trained_before_it(tmp_path):
     assert (tmp_path / "mask_codec-0-42.safetensors").is_file()
     model, _ = load_pretrained(folder)
     assert model.config == PALIGEMMA_TINY
-    assert set(KINDS) == {"colour", "count", "presence", "relation"}
+    assert set(KINDS) == set(QUESTIONS) == {"colour", "count", "presence", "relation", "side"}
+    assert sum(QUESTIONS.values()) == pytest.approx(1)
+    assert sum(SHARES.values()) == pytest.approx(1)

@@ -22,9 +22,15 @@ from vla.training.schedule import multiplier
 from vla.training.stage_job import StageConfig, started
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-NAMES = ("stage0", "stage0_text", "stage1", "stage2", "stage3")
+NAMES = ("stage0_vision", "stage0", "stage0_text", "stage1", "stage2", "stage3")
 STAGES = [CONFIGS / f"paligemma_{name}_small.py" for name in NAMES]
-RESULTS = ("stage0/siglip", "stage0_text/gemma", "stage1/paligemma", "stage2/paligemma")
+RESULTS = (
+    "stage0_vision/vision",
+    "stage0/siglip",
+    "stage0_text/gemma",
+    "stage1/paligemma",
+    "stage2/paligemma",
+)
 FAST = ("--batch-size", "2", "--workers", "0", "--no-tensorboard", "--device", "cpu")
 
 

@@ -24,9 +24,12 @@ __all__ = ["their_batch", "their_policy"]
 CAMERA = "observation.images.camera"
 
 
-def their_policy(sizes: Pi0Config, cameras: int, dtype: str, device: torch.device) -> Any:
+def their_policy(
+    sizes: Pi0Config, cameras: int, dtype: str, device: torch.device, *, compile: bool = False
+) -> Any:
     """A `PI0Policy` with random weights, in training mode. dtype: "float32", its default, or
-    "bfloat16", in which it keeps its weights too.
+    "bfloat16", in which it keeps its weights too. compile: its `compile_model`, in torch's default
+    mode, which ours takes too; its own, "max-autotune", is for CUDA.
 
     Raises ImportError without LeRobot.
     """
@@ -48,6 +51,8 @@ def their_policy(sizes: Pi0Config, cameras: int, dtype: str, device: torch.devic
         input_features=images | {"observation.state": state},
         output_features={"action": action},
         dtype=dtype,
+        compile_model=compile,
+        compile_mode="default",
         chunk_size=expert.horizon,
         n_action_steps=expert.horizon,
         max_state_dim=expert.state_dim,

@@ -2,8 +2,9 @@
 
 A step is a forward and backward pass, clipping and AdamW, each as its own trainer makes it: ours by
 `vla.training.update`, with float32 weights and the precision that is asked for; LeRobot's with the
-AdamW that its config describes, and weights in that precision, as its `dtype` means it. All take
-turns on one batch, and so does a product of matrices, the machine's ceiling.
+AdamW that its config describes, and weights in that precision, as its `dtype` means it, and in
+float32, its default. All take turns on one batch, and so does a product of matrices, the machine's
+ceiling.
 """
 
 from __future__ import annotations
@@ -151,8 +152,8 @@ def bench_train(
 
     size: of `SIZES`. mode: everything learns, adapters of rank 16, or the expert alone. method: our
     optimiser's (`OptimConfig`). recompute: None measures a step that keeps its activations and one
-    that computes those of every block again; else that one alone. theirs: LeRobot's too, only in
-    mode "full".
+    that computes those of every block again; else that one alone. compile: ours block by block,
+    LeRobot's as its `compile_model` does. theirs: LeRobot's too, only in mode "full".
     Raises ValueError for a mode that LeRobot is not compared in, ImportError without LeRobot.
     """
     if theirs and mode != "full":
@@ -163,18 +164,27 @@ def bench_train(
     ways, parameters, state, flops = _ours(
         sizes, inputs, device, precision, mode, method, parallel, recompute
     )
-    their_parameters = their_state = 0
-    if theirs:
-        more, their_parameters, their_state = _theirs(sizes, inputs[0], cameras, precision, device)
+    kept = dict.fromkeys(ways, (parameters, state))  # numbers, and bytes of weights and moments
+    for theirs_in in dict.fromkeys((precision, "float32")) if theirs else ():
+        more, *numbers = _theirs(
+            sizes,
+            inputs[0],
+            cameras,
+            theirs_in,
+            device,
+            compile=compile,
+            again=theirs_in == precision,
+        )
         ways |= more
+        kept |= dict.fromkeys(more, tuple(numbers))
     side, dtype = (256, torch.float32) if size == "toy" else (4096, _dtype(precision))
     walls: dict[str, list[float]] = {name: [] for name in ways}
     cpus: dict[str, list[float]] = {name: [] for name in ways}
     peaks, ceiling = {}, []
     for name, step in ways.items():
         step()
-        of_cpu = their_state if name.startswith("LeRobot") else state
-        peaks[name] = allocated_at_most(step, device) + (0 if device.type == "cuda" else of_cpu)
+        _, own = kept[name]
+        peaks[name] = allocated_at_most(step, device) + (0 if device.type == "cuda" else own)
     for _ in tqdm(range(repeats), "train", disable=None):
         for name, step in ways.items():
             ceilings.synchronise(device)
@@ -202,7 +212,7 @@ def bench_train(
                 median(walls[way]),
                 median(cpus[way]),
                 peaks[way],
-                their_parameters if way.startswith("LeRobot") else parameters,
+                kept[way][0],
                 None if way.startswith("LeRobot") else flops / (median(walls[way]) * peak),
             )
             for way in ways
@@ -262,9 +272,17 @@ def _ours(
 
 
 def _theirs(
-    sizes: Pi0Config, batch: Batch, cameras: int, precision: str, device: torch.device
+    sizes: Pi0Config,
+    batch: Batch,
+    cameras: int,
+    precision: str,
+    device: torch.device,
+    *,
+    compile: bool,
+    again: bool,
 ) -> tuple[Ways, int, int]:
-    policy = their_policy(sizes, cameras, precision, device)
+    """As `_ours`, but for FLOPs. again: a step that computes activations again, too."""
+    policy = their_policy(sizes, cameras, precision, device, compile=compile)
     parameters = list(policy.parameters())
     config = policy.config
     optimiser = torch.optim.AdamW(
@@ -276,9 +294,9 @@ def _theirs(
     )
     given = their_batch(batch)
 
-    def step(again: bool) -> None:
+    def step(recompute: bool) -> None:
         change = policy.model.gradient_checkpointing_enable
-        (change if again else policy.model.gradient_checkpointing_disable)()
+        (change if recompute else policy.model.gradient_checkpointing_disable)()
         loss, _ = policy.forward(given)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, config.optimizer_grad_clip_norm)
@@ -288,7 +306,9 @@ def _theirs(
     step(False)  # makes the moments
     moments = [x for kept in optimiser.state.values() for x in kept.values()]
     state = sum(x.nbytes for x in (*parameters, *moments))
-    ways: Ways = {"LeRobot": lambda: step(False), "LeRobot, checkpointing": lambda: step(True)}
+    ways: Ways = {f"LeRobot, {precision}": lambda: step(False)}
+    if again:
+        ways["LeRobot, checkpointing"] = lambda: step(True)
     return ways, sum(p.numel() for p in parameters), state
 
 

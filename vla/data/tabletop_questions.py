@@ -4,6 +4,7 @@
     count      how many blue things are there?                  2
     presence   is there a red circle?                           no
     relation   is the red square left of the blue plate?        yes
+    side       is the red square above or below the blue plate?  below
 
 Half of the presence and relation questions are answered by yes. What is asked about but not there
 is of a colour and a shape that are, where possible, so that neither alone decides.
@@ -23,7 +24,7 @@ MARGIN = 0.05  # table sides: nearer centres are neither left nor right of each 
 
 @dataclass(frozen=True)
 class Question:
-    """kind: colour, count, presence or relation. text: without PaliGemma's `answer en`."""
+    """kind: one of `KINDS`. text: without PaliGemma's `answer en`."""
 
     kind: str
     text: str
@@ -76,6 +77,22 @@ def _presence(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
 
 
 def _relation(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
+    first, second, word = _apart(scene, rng)
+    yes = rng.random() < 0.5
+    if not yes:
+        first, second = second, first
+    return f"is the {first} {word} the {second}?", "yes" if yes else "no"
+
+
+def _side(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
+    """What a relation is learned from: one bit, of two places and of no word about them."""
+    first, second, word = _apart(scene, rng)
+    choice = "left or right of" if word.endswith("of") else "above or below"
+    return f"is the {first} {choice} the {second}?", word.removesuffix(" of")
+
+
+def _apart(scene: Scene, rng: np.random.Generator) -> tuple[str, str, str]:
+    """Two things and a true word about the first as seen from the second."""
     pairs = [
         (i, j, word)
         for i in range(len(scene.items))
@@ -83,11 +100,8 @@ def _relation(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
         for word, axis, sign in _SIDES
         if sign * (scene.position[j][axis] - scene.position[i][axis]) > MARGIN
     ]
-    i, j, word = pairs[rng.integers(len(pairs))]  # i is left of j, and so on
-    yes = rng.random() < 0.5
-    first, second = (i, j) if yes else (j, i)
-    names = scene.items[first].name, scene.items[second].name
-    return f"is the {names[0]} {word} the {names[1]}?", "yes" if yes else "no"
+    i, j, word = pairs[rng.integers(len(pairs))]
+    return scene.items[i].name, scene.items[j].name, word
 
 
 _SIDES = (("left of", 0, 1), ("right of", 0, -1), ("above", 1, 1), ("below", 1, -1))
@@ -97,4 +111,5 @@ KINDS: dict[str, Callable[[Scene, np.random.Generator], tuple[str, str]]] = {
     "count": _count,
     "presence": _presence,
     "relation": _relation,
+    "side": _side,
 }

@@ -29,7 +29,8 @@ from vla.data.text import TextExample
 
 BINS = 96
 MASK_SIZE = 288  # pixels of the picture that masks are cut from
-SHARES = {"locate": 0.1, "detect": 0.25, "segment": 0.2, "question": 0.35, "caption": 0.1}
+SHARES = {"locate": 0.1, "detect": 0.2, "segment": 0.15, "question": 0.5, "caption": 0.05}
+QUESTIONS = {"colour": 0.15, "count": 0.25, "presence": 0.15, "relation": 0.25, "side": 0.2}
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class TabletopVLM:
                 answer = detection_answer(found(scene, names, self.codec))
                 prompt = tasks.segment(names)
             case "question":
-                question = ask(scene, rng)
+                kind = list(QUESTIONS)[rng.choice(len(QUESTIONS), p=list(QUESTIONS.values()))]
+                question = ask(scene, rng, kind)
                 prompt, answer = tasks.answer(question.text), question.answer
             case "caption":
                 prompt, answer = tasks.caption(), caption(scene)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from backbone.initialise import in_order
 from backbone.siglip_pair import PairBatch, SigLIPPair, SigLIPPairConfig, save_siglip
@@ -18,7 +18,7 @@ from vla.data.examples import Examples
 from vla.data.tabletop_vlm import TabletopVLM
 from vla.training.job import Job, Microbatch
 from vla.training.sampler import HELD_OUT_SEED, shares
-from vla.training.start import drawn
+from vla.training.start import drawn, encoder
 from vla.training.world import ALONE, World
 
 __all__ = ["SigLIPTrainConfig", "pairs"]
@@ -29,12 +29,18 @@ class SigLIPTrainConfig(RunConfig):
     """A SigLIP trained from nothing on captions of scenes. The result, a folder `siglip` with the
     tokenizer, is a `SiglipModel` of Hugging Face, and what `StageConfig.siglip` starts from.
 
+    vision: folder of an image encoder to start from, as `VisionConfig` leaves it, so that patches
+    know what lies where as those of SigLIP 2 do (arXiv 2502.14786, section 2.2: a decoder that
+    tells boxes, dropped after training; ours are linear heads, before the contrastive loss instead
+    of beside it).
+
     The loss compares each picture with all texts of the batch, those of the other processes
     included; so there is no accumulation. Captions that say the same of two scenes count as a
     mismatch, as in SigLIP.
     """
 
     model: SigLIPPairConfig
+    vision: Path | None = None
     easy: float = 0.1  # share of scenes of the easier level
 
     def __post_init__(self):
@@ -56,6 +62,11 @@ class SigLIPTrainConfig(RunConfig):
             model = SigLIPPair(self.model)
         if world.size > 1:
             model.together = world.together
+        given, tensors = encoder(model.vision, self.vision)
+
+        def start(outline: nn.Module) -> Iterator[tuple[str, Tensor]]:
+            yield from tensors()
+            yield from in_order(drawn(outline, self.seed, without=given), self.model.vision)
 
         def microbatches(scenes: Examples, step: int, world: World) -> list[Microbatch]:
             parts = shares(step, self.batch_size, 1, world)
@@ -79,7 +90,7 @@ class SigLIPTrainConfig(RunConfig):
             save=save,
             held_out=held_out,
             result="siglip",
-            start=lambda outline: in_order(drawn(outline, self.seed), self.model.vision),
+            start=start,
         )
 
     def captions(self, seed: int) -> Examples:

@@ -11,13 +11,19 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.placement_types import Shard
 
-__all__ = ["Start", "begin", "drawn", "own_part", "plain"]
+from backbone.siglip import SigLIP
+from backbone.sources.headers import WEIGHTS
+from backbone.sources.read import read
+from backbone.weights import weights_for
+
+__all__ = ["Start", "begin", "drawn", "encoder", "own_part", "plain"]
 
 type Start = Callable[[nn.Module], Iterable[tuple[str, Tensor]]]
 """The tensors that a model's parameters begin with, each once, by their `plain` names. It is given
@@ -83,6 +89,18 @@ def drawn(
             if full not in without:
                 yield full, module.get_parameter(name).detach()
         module.to_empty(device="meta", recurse=False)  # its numbers go
+
+
+def encoder(
+    vision: SigLIP, folder: Path | None
+) -> tuple[frozenset[str], Callable[[], Iterator[tuple[str, Tensor]]]]:
+    """Names, `vision.…`, and what reads the tensors, of the image encoder in a folder that
+    `VisionConfig` left; none for None. Raises as `weights_for` does if `vision` is another."""
+    if folder is None:
+        return frozenset(), lambda: iter(())
+    weights = weights_for(vision, folder / WEIGHTS)
+    names = frozenset(f"vision.{name}" for name in weights.places)
+    return names, lambda: ((f"vision.{name}", tensor) for name, tensor in read(weights))
 
 
 def _number(seed: int, name: str) -> int:

@@ -12,17 +12,14 @@ from torch import Tensor, nn
 from backbone.initialise import in_order
 from backbone.paligemma import PaliGemma, PaliGemmaConfig
 from backbone.pretrained import save_pretrained
-from backbone.sources.headers import WEIGHTS
-from backbone.sources.read import read
 from backbone.tokenizer import Tokenizer
-from backbone.weights import weights_for
 from vla.config import RunConfig
 from vla.data.examples import Examples
 from vla.data.tabletop_text import TabletopText
 from vla.data.text import collate_text, tokens_read
 from vla.training.job import Job, Microbatch
 from vla.training.sampler import HELD_OUT_SEED, shares
-from vla.training.start import drawn
+from vla.training.start import drawn, encoder
 from vla.training.world import ALONE, World
 
 
@@ -55,12 +52,10 @@ class TextConfig(RunConfig):
             )
         with torch.device("meta"):
             model = PaliGemma(self.model)
-        eyes = None if self.vision is None else weights_for(model.vision, self.vision / WEIGHTS)
+        given, tensors = encoder(model.vision, self.vision)
 
         def start(outline: nn.Module) -> Iterator[tuple[str, Tensor]]:
-            given = set() if eyes is None else {f"vision.{name}" for name in eyes.places}
-            if eyes is not None:
-                yield from ((f"vision.{name}", tensor) for name, tensor in read(eyes))
+            yield from tensors()
             rest = drawn(outline, self.seed, without=given)
             generator = torch.Generator().manual_seed(self.seed)
             yield from in_order(rest, self.model.vision, tokenizer.loc(0), generator)
