@@ -31,7 +31,7 @@ config = SigLIPTrainConfig(
         lr=1e-3,
         betas=(0.9, 0.95),
         schedule=Schedule(warmup_share=0.05),
-        lr_factors=(("vision", 0.1),),  # it keeps what it knows of places
+        lr_factors=(("vision", 0.3),),  # it keeps what it knows of places
     ),
     ema=None,
     workers=1,

@@ -36,10 +36,12 @@ config = StageConfig(
     batch_size=32,
     optim=OptimConfig(
         lr=1e-3,
+        muon_lr=8e-3,
         betas=(0.9, 0.95),
         schedule=Schedule("rsqrt", warmup=60, timescale=300),
         schedules=(("vision", Schedule("rsqrt", warmup=200, timescale=300)),),
     ),
+    precision="bfloat16",
     ema=None,
     workers=1,
     log_every=25,

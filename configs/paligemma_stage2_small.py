@@ -39,10 +39,12 @@ config = StageConfig(
     batch_size=16,
     optim=OptimConfig(
         lr=1e-3,
+        muon_lr=8e-3,
         betas=(0.9, 0.95),
         schedule=continued(Schedule("rsqrt", warmup=60, timescale=300), **STAGE_1),
         schedules=(("vision", continued(Schedule("rsqrt", warmup=200, timescale=300), **STAGE_1)),),
     ),
+    precision="bfloat16",
     ema=None,
     workers=1,
     log_every=25,

@@ -96,7 +96,7 @@ def _add_train(kinds) -> None:
         help="every so-manieth block's activations; default: none, and beside it every block's",
     )
     parser.add_argument(
-        "--compile", action="store_true", help="by torch.compile: our blocks, LeRobot's forward pass"
+        "--compile", action="store_true", help="torch.compile: our blocks, LeRobot's forward pass"
     )
     parser.add_argument("--alone", action="store_true", help="without LeRobot's")
     parser.add_argument("--json", action="store_true", help="print JSON, times in seconds")

@@ -1,9 +1,9 @@
 """Loads a PaliGemma in a process of its own and prints what that took, as JSON.
 
-python loading.py PATH DTYPE [--from-disk] → {"bytes": of the weights, "peak": above the start, "loaded": seconds
-until the model is there, "seconds": until every weight was read from where it stands, "reading":
-seconds that reading the files once takes}. --from-disk: the files leave the page cache before each of
-the two, as on a machine that has not seen them yet.
+python loading.py PATH DTYPE [--from-disk] → {"bytes": of the weights, "peak": above the start,
+"loaded": seconds until the model is there, "seconds": until every weight was read from where it
+stands, "reading": seconds that reading the files once takes}. --from-disk: the files leave the page
+cache before each of the two, as on a machine that has not seen them yet.
 """
 
 import json

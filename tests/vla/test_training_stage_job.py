@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from backbone.design import Design
 from backbone.gemma import Block
@@ -33,6 +34,7 @@ from vla.training.loop import train
 from vla.training.schedule import Schedule
 from vla.training.siglip_job import SigLIPTrainConfig
 from vla.training.stage_job import StageConfig, started
+from vla.training.vision_job import VisionConfig
 
 VOCAB = PALIGEMMA_TINY.vocab
 TEXT_ROWS = VOCAB - 1152
@@ -331,6 +333,23 @@ def test_stage_0_makes_both_parts_and_stage_1_goes_on_from_them(tmp_path):
     gemma = train(LanguageConfig(output_dir=tmp_path / "b", model=PALIGEMMA_TINY.language, **RUN))
     assert (siglip.name, gemma.name) == ("siglip", "gemma")
     assert train(stage(tmp_path / "c", siglip=siglip, gemma=gemma)).name == "paligemma"
+
+
+def test_a_siglip_starts_from_an_encoder_that_knows_places(tmp_path):
+    """Its image tower is that encoder's, and what the encoder has not is drawn as ever."""
+    vision = train(VisionConfig(output_dir=tmp_path / "a", model=PALIGEMMA_TINY.vision, **RUN))
+    kept = load_file(vision / "model.safetensors")
+    config = SigLIPTrainConfig(output_dir=tmp_path / "b", model=PAIR, vision=vision, **RUN)
+    begun = config.job().begun().state_dict()
+    drawn = replace(config, vision=None).job().begun().state_dict()
+    for name, tensor in begun.items():
+        inside = name.removeprefix("vision.")
+        expected = kept[inside] if inside != name and inside in kept else drawn[name]
+        assert torch.equal(tensor, expected), name
+    assert not torch.equal(begun["vision.embedding.weight"], drawn["vision.embedding.weight"])
+    other = replace(PAIR, vision=replace(PAIR.vision, width=64))
+    with pytest.raises(ValueError, match="of another shape"):
+        replace(config, model=other).job()
 
 
 @pytest.mark.slow
