@@ -2,7 +2,7 @@
 
     vla train configs/paligemma_stage1_small.py     # after the two of stage 0
 
-18 CPU-minutes. As at full size: zero projection, one rsqrt schedule without an end,
+15 CPU-minutes. As at full size: zero projection, one rsqrt schedule without an end,
 the image encoder with a slow linear warm-up of its own, the loss on answers alone.
 """
 
