@@ -2,7 +2,7 @@
 
     vla train configs/paligemma_stage2_small.py     # after stage 1
 
-Four CPU-minutes. Position embeddings are resampled from 72 to 144 pixels; detection and
+Three CPU-minutes. Position embeddings are resampled from 72 to 144 pixels; detection and
 segmentation are asked for more often, as at full size, where OCR is too.
 """
 

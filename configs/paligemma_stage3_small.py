@@ -2,7 +2,7 @@
 
     vla train configs/paligemma_stage3_small.py     # after stage 2
 
-Three CPU-minutes. A cosine down to zero after 5 % of linear warm-up, decay of the image
+Two CPU-minutes. A cosine down to zero after 5 % of linear warm-up, decay of the image
 encoder's and the connector's kernels alone.
 """
 
