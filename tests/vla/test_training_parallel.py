@@ -48,6 +48,8 @@ def run(folder: Path, processes: int, *variants: str) -> None:
     program = [*(launch if processes > 1 else []), str(HERE / "parallel_run.py"), str(folder)]
     paths = os.pathsep.join([str(HERE.parents[1]), str(HERE)])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    # a process that was killed at compiling leaves half a library in the cache that all share
+    environment["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "compiled")
     command = [sys.executable, *program, *variants]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
