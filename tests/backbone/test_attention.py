@@ -9,11 +9,17 @@ from backbone.attention import attention
 B, T, S, H = 2, 5, 7, 16
 
 
-def drawn(n: int, k: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+def drawn(n: int, k: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(n + k)
     shapes = ((B, n, T, H), (B, k, S, H), (B, k, S, H))
-    tensors = [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
-    return [x.to(dtype).requires_grad_() for x in tensors]
+    q, k_, v = (torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes)
+    return leaves(dtype, q, k_, v)
+
+
+def leaves(dtype: torch.dtype, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Leaves of that dtype with these values."""
+    q, k, v = (x.detach().to(dtype).requires_grad_() for x in (q, k, v))
+    return q, k, v
 
 
 def some_mask() -> Tensor:
@@ -43,7 +49,8 @@ def plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) ->
 def test_outputs_and_gradients_are_those_of_the_formula(n, k, masked, dtype):
     mask = some_mask() if masked else None
     given = torch.randn(B, n, T, H, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
-    exact = [x.to(dtype).double().detach().requires_grad_() for x in drawn(n, k)]
+    rounded = leaves(dtype, *drawn(n, k))
+    exact = leaves(torch.float64, *rounded)
     expected = plain(*exact, mask, 0.3)
     expected.backward(given)
     inputs = drawn(n, k, dtype)

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.placement_types import Shard
 
-from backbone.siglip import SigLIP
 from backbone.sources.headers import WEIGHTS
 from backbone.sources.read import read
 from backbone.weights import weights_for
@@ -92,7 +91,7 @@ def drawn(
 
 
 def encoder(
-    vision: SigLIP, folder: Path | None
+    vision: nn.Module, folder: Path | None
 ) -> tuple[frozenset[str], Callable[[], Iterator[tuple[str, Tensor]]]]:
     """Names, `vision.…`, and what reads the tensors, of the image encoder in a folder that
     `VisionConfig` left; none for None. Raises as `weights_for` does if `vision` is another."""
