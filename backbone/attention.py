@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 __all__ = ["attention"]
 
@@ -22,14 +23,16 @@ def attention(
     scale: None for H^-0.5. Returns [B, N, T, H].
 
     Torch's kernel for CPUs takes four times as long for gradients in bfloat16 as for the way forth;
-    there they are computed by matrix products instead, twice as fast or better (docs/results.md).
+    there they are computed by matrix products instead, up to four times as fast
+    (docs/results.md). Not so on fake tensors, which stand for a card's (`vla.planning.rehearsal`).
     """
     if q.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
         low = torch.get_autocast_dtype("cpu")
         q, k, v = q.to(low), k.to(low), v.to(low)
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     learns = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    if learns and q.device.type == "cpu" and q.dtype == torch.bfloat16:
+    on_cpu = q.device.type == "cpu" and not isinstance(q, FakeTensor)
+    if learns and on_cpu and q.dtype == torch.bfloat16:
         return _Products.apply(q, k, v, mask, scale)
     return _fused(q, k, v, mask, scale)
 
