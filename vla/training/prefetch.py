@@ -45,7 +45,12 @@ class Prefetch:
         )
 
     def __iter__(self) -> Iterator[tuple[int, Sequence[Microbatch]]]:
-        for step, microbatches in zip(self._steps, self._loader, strict=True):
+        batches = iter(self._loader)
+        for step in self._steps:
+            try:
+                microbatches = next(batches)
+            except (EOFError, ConnectionError) as error:  # it died while it handed a batch over
+                raise self._lost(f"DataLoader worker hung up ({error!r})") from error
             if isinstance(microbatches, BadData):
                 raise microbatches
             self._next = step + 1
@@ -61,12 +66,14 @@ class Prefetch:
         signal.signal(signal.SIGCHLD, self._handler or signal.SIG_DFL)
         lost = "DataLoader worker", "DataLoader timed out"  # torch has no class of its own for it
         if isinstance(error, RuntimeError) and str(error).startswith(lost):
-            samples = ", ".join(self._samples(self._next))
-            raise LostWorker(
-                f"no batch came for step {self._next}: {str(error).splitlines()[0]}. It reads "
-                f"{samples}. Run again with --workers 0 --resume to see where it stops, or with "
-                "fewer workers if memory ran out"
-            ) from error
+            raise self._lost(str(error).splitlines()[0]) from error
+
+    def _lost(self, why: str) -> LostWorker:
+        samples = ", ".join(self._samples(self._next))
+        return LostWorker(
+            f"no batch came for step {self._next}: {why}. It reads {samples}. Run again with "
+            "--workers 0 --resume to see where it stops, or with fewer workers if memory ran out"
+        )
 
 
 class _Steps(Dataset):
