@@ -3,7 +3,7 @@
     vla train configs/paligemma_stage0_vision_small.py
 
 SigLIP 2 and LocCa ask the image encoder for boxes as well as for captions, and a small PaliGemma
-learns to tell places from an encoder that knows them a hundred times sooner (docs/results.md). The
+learns to tell places far sooner from an encoder that knows them (docs/results.md). The
 result, outputs/paligemma_small/stage0_vision/vision, is what configs/paligemma_stage0_small.py
 starts from.
 """

@@ -3,7 +3,7 @@
     vla train configs/tabletop_vision.py    # what lies where: the image encoder
     vla train configs/tabletop_vlm.py       # the mask codec first, a minute, then all tasks
 
-83 minutes of one core, or 43 of two; accuracy stands in docs/results.md.
+83 minutes of one core; by the time of a step, 43 of two. Accuracy stands in docs/results.md.
 """
 
 from dataclasses import replace
