@@ -151,17 +151,23 @@ def test_places_are_where_things_are_and_the_upper_of_a_stack_counts():
 def test_names_and_boxes_are_told_from_the_patch_of_a_things_centre():
     places = TabletopPlaces(PALIGEMMA_TINY.resolution, ("top",), seed=3).batch(range(4))
     torch.manual_seed(0)
-    model = PlaceNames(PALIGEMMA_TINY.vision)
-    with torch.no_grad():  # sure of every coordinate: only the names' loss is left
-        features = model.features(places)
+    model = PlaceNames(PALIGEMMA_TINY.vision, centres=2.0)
+    assert model.number is not None
+    with torch.no_grad():  # sure of no coordinate: the names' loss and the numbers' are left
         side = model.vision.config.resolution // model.vision.config.patch
-        assert features.shape == (len(places.name), PALIGEMMA_TINY.vision.width)
         patch = (places.y * side).long() * side + (places.x * side).long()
         whole = model.vision(places.images / 127.5 - 1)
-        assert torch.allclose(features, whole[places.row, patch], atol=1e-6)
-        names = F.cross_entropy(model.head(features), places.name)
+        names = F.cross_entropy(model.head(whole[places.row, patch]), places.name)
         model.corners.weight.zero_()
         model.corners.bias.zero_()
+        number = torch.zeros(whole.shape[:2], dtype=torch.long)
+        for row, at in zip(places.row, patch, strict=True):
+            number[row, at] += 1
+        assert number.sum() == len(places.name)
+        told = F.cross_entropy(model.number(whole).mT, number.clamp(max=2))
+        expected = float(names + 2 * told) + math.log(BINS)
+        assert float(model(places)) == pytest.approx(expected, abs=1e-5)
+        model.number = None
         assert float(model(places) - names) == pytest.approx(math.log(BINS), abs=1e-5)
 
 

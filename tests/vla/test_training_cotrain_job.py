@@ -19,6 +19,7 @@ from vla.pi05 import PI05_TINY
 from vla.training.cotrain_job import CoTrainConfig
 from vla.training.faults import BadData
 from vla.training.loop import train
+from vla.training.optimiser import Optimisers
 from vla.training.stage_job import StageConfig
 from vla.training.update import update
 from vla.training.world import World
@@ -115,11 +116,10 @@ def test_the_gradient_is_that_of_the_sum_however_it_is_divided(video_dataset, mi
     parts.begun()
     batch = parts.batch(0)
     assert [m.kind for m in batch] == ["action"] * 2 + ["text"] * 3
-    optimiser = torch.optim.SGD(parts.model.parameters(), lr=0.0)
-    kinds: dict[str, float] = {}
-    total, _ = update(parts.model, optimiser, batch, step=0, device=CPU, kinds=kinds)  # pyright: ignore[reportArgumentType]
-    assert total == pytest.approx(loss.item(), rel=1e-5)
-    assert kinds["text_loss"] == pytest.approx(text_loss.item(), rel=1e-5)
+    optimiser = Optimisers(torch.optim.SGD(parts.model.parameters(), lr=0.0))
+    outcome = update(parts.model, optimiser, batch, step=0, device=CPU).outcome()
+    assert outcome.loss == pytest.approx(loss.item(), rel=1e-5)
+    assert outcome.kinds["text_loss"] == pytest.approx(text_loss.item(), rel=1e-5)
     for name, p in parts.model.named_parameters():
         if name in expected:
             assert p.grad is not None

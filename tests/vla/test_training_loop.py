@@ -17,13 +17,14 @@ from backbone.lora import LoRAConfig, load_adapters, merged
 from vla.cli import main
 from vla.config import OptimConfig
 from vla.training import checkpoint, loop
+from vla.training.ema import Ema
 from vla.training.faults import BadData, NotFinite
 from vla.training.job import Microbatch
 from vla.training.log import METRICS
 from vla.training.loop import train
 from vla.training.optimiser import Optimisers, make_optimiser
 from vla.training.spikes import Spikes
-from vla.training.update import update, validation_loss
+from vla.training.update import Gate, Outcome, Update, update, validation_loss
 
 CPU = torch.device("cpu")
 
@@ -65,8 +66,8 @@ def test_an_update_does_not_depend_on_how_its_samples_are_divided(sizes):
         optimiser = make_optimiser(model, OptimConfig(lr=0.1, eps=1e-3))
         parts = zip(x.split(list(division)), noise.split(list(division)), strict=True)
         batches = [Microbatch(part, len(part[0])) for part in parts]
-        loss, norm = update(model, optimiser, batches, step=0, device=CPU, clip=0.5)
-        results.append((loss, norm, [p.detach().clone() for p in model.parameters()]))
+        made = update(model, optimiser, batches, step=0, device=CPU, clip=0.5).outcome()
+        results.append((made.loss, made.norm, [p.detach().clone() for p in model.parameters()]))
     (loss, norm, whole), (other_loss, other_norm, divided) = results
     assert other_loss == pytest.approx(loss, rel=1e-12)
     assert other_norm == pytest.approx(norm, rel=1e-12)
@@ -92,8 +93,8 @@ def test_the_global_norm_is_clipped_and_reported_as_it_was(clip, expected):
     model = Weighted()
     optimiser = Optimisers(torch.optim.SGD(model.parameters(), lr=1.0))
     batch = [Microbatch((torch.tensor([3.0, 4.0]),), 1)]
-    _, norm = update(model, optimiser, batch, step=0, device=CPU, clip=clip)
-    assert norm == pytest.approx(5.0)
+    made = update(model, optimiser, batch, step=0, device=CPU, clip=clip).outcome()
+    assert made.norm == pytest.approx(5.0)
     assert tuple(model.w.tolist()) == pytest.approx(expected, rel=1e-5)
 
 
@@ -109,7 +110,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_samples
     with pytest.raises(
         ValueError, match=r"loss .* at step 12 is not finite.*\['episode 4 frame 2'\]"
     ):
-        update(model, optimiser, batches, step=12, device=CPU, clip=1.0)
+        update(model, optimiser, batches, step=12, device=CPU, clip=1.0).outcome()
     assert model.w.tolist() == [1.0, 1.0]
     assert float(optimiser.state[model.w]["step"]) == 0
 
@@ -120,8 +121,61 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update():
     optimiser = make_optimiser(model, OptimConfig())
     batch = [Microbatch((torch.tensor([3e38, 3e38]),), 1, [8, 9])]
     with pytest.raises(ValueError, match=r"gradient norm inf at step 0 .*\[8, 9\]"):
-        update(model, optimiser, batch, step=0, device=CPU)
+        update(model, optimiser, batch, step=0, device=CPU).outcome()
     assert model.w.tolist() == [0.0, 0.0]
+
+
+class Blocks(nn.Module):
+    """With a matrix that Muon takes."""
+
+    def __init__(self):
+        super().__init__()
+        self.part = nn.Module()
+        self.part.blocks = nn.ModuleList([nn.Linear(2, 2)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.part.get_submodule("blocks.0")(x).sum()
+
+
+@pytest.mark.parametrize("muon_lr", [None, 0.1])  # Muon can't be held back on the device
+def test_what_is_not_finite_changes_nothing_though_nobody_looks(muon_lr):
+    model = Blocks()
+    optimiser = make_optimiser(model, OptimConfig(lr=0.1, muon_lr=muon_lr))
+    assert len(optimiser.parts) == (1 if muon_lr is None else 2)
+    ema, gate = Ema(model, 0.5), Gate(CPU, limit=1)
+
+    def all_tensors() -> list[torch.Tensor]:
+        moments = [x for kept in optimiser.state.values() for x in kept.values()]
+        return [x.clone() for x in (*model.parameters(), *moments, *ema.shadow.values())]
+
+    def changed(value: float) -> bool:
+        before = all_tensors()
+        batch = [Microbatch((torch.full((1, 2), value),), 1)]
+        made = update(model, optimiser, batch, step=0, device=CPU, gate=gate)
+        ema.update(0, made.shut)
+        return not all(map(torch.equal, before, all_tensors()))
+
+    assert [changed(x) for x in (1.0, math.nan, 1.0)] == [True, False, True]
+    assert [changed(x) for x in (math.inf, 1.0)] == [False, False]  # one too many
+
+
+def test_a_step_is_asked_for_before_the_one_before_is_heard_of(tmp_path, monkeypatch):
+    events = []
+
+    def asked(*args, step: int, **kwargs):
+        events.append(f"ask {step}")
+        return update(*args, step=step, **kwargs)
+
+    def heard(made: Update) -> Outcome:
+        events.append(f"hear {made.step}")
+        return outcome(made)
+
+    outcome = Update.outcome
+    monkeypatch.setattr(loop, "update", asked)
+    monkeypatch.setattr(Update, "outcome", heard)
+    train(fake_config(tmp_path, steps=4, log_every=3, eval_every=4, save_every=4))
+    first = ["ask 0", "ask 1", "hear 0", "ask 2", "hear 1"]
+    assert events == [*first, "hear 2", "ask 3", "hear 3"]  # at reports, nothing is left
 
 
 def test_bfloat16_computes_coarsely_but_keeps_weights_and_moments_in_float32():
@@ -132,9 +186,8 @@ def test_bfloat16_computes_coarsely_but_keeps_weights_and_moments_in_float32():
         model = Network()
         optimiser = make_optimiser(model, OptimConfig())
         batch = [Microbatch((x, noise), 8)]
-        _, norms[precision] = update(
-            model, optimiser, batch, step=0, device=CPU, precision=precision
-        )
+        made = update(model, optimiser, batch, step=0, device=CPU, precision=precision)
+        norms[precision] = made.outcome().norm
         assert {p.dtype for p in model.parameters()} == {torch.float32}
         assert optimiser.state[model.head.weight]["exp_avg"].dtype == torch.float32
     assert norms["bfloat16"] != norms["float32"]

@@ -110,7 +110,8 @@ def test_one_batch_can_be_learned_by_heart(video_dataset):
     freeze(job.begun(), job.unreached)
     optimiser = make_optimiser(job.model, run.optim)
     losses = [
-        update(job.model, optimiser, batch, step=k, device=CPU, clip=1.0)[0] for k in range(80)
+        update(job.model, optimiser, batch, step=k, device=CPU, clip=1.0).outcome().loss
+        for k in range(80)
     ]
     assert losses[-1] < 0.1 * losses[0]
 
@@ -211,4 +212,4 @@ def test_a_nan_in_the_demonstrations_would_be_named(video_dataset):
     microbatch.inputs[0].actions[1] = math.nan
     optimiser = make_optimiser(job.begun(), OptimConfig())
     with pytest.raises(ValueError, match=r"at step 0 is not finite.*episode \d frame \d"):
-        update(job.model, optimiser, [microbatch], step=0, device=CPU)
+        update(job.model, optimiser, [microbatch], step=0, device=CPU).outcome()

@@ -1,4 +1,4 @@
-"""What a step asks of the device while it runs: nothing but, once, whether all is finite."""
+"""What a step asks of the device while it runs: nothing."""
 
 import traceback
 import warnings
@@ -41,8 +41,10 @@ def stepping(device: torch.device, precision: str):
     ema = Ema(model, 0.99)
 
     def step(number: int) -> None:
-        update(model, optimiser, batch, step=number, device=device, precision=precision, clip=1.0)
-        ema.update(number)
+        made = update(
+            model, optimiser, batch, step=number, device=device, precision=precision, clip=1.0
+        )
+        ema.update(number, made.shut)
 
     return step
 
@@ -57,7 +59,7 @@ def test_the_mode_sees_what_it_should():
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_nothing_in_a_step_reads_single_numbers(precision):
-    """Forward, backward, clipping, AdamW and the average; the losses are read by one `tolist`."""
+    """Forward, backward, clipping, AdamW and the average."""
     step = stepping(torch.device("cpu"), precision)
     step(0)
     with Reads() as reads:
@@ -69,8 +71,8 @@ def test_nothing_in_a_step_reads_single_numbers(precision):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_step_waits_for_the_card_once(precision):
-    """For its losses and norm together, before the update that a NaN must not reach."""
+def test_the_host_does_not_wait_for_the_card(precision):
+    """Not even for whether all is finite: that holds AdamW back on the card."""
     step = stepping(torch.device("cuda"), precision)
     step(0)
     torch.cuda.synchronize()
@@ -82,7 +84,7 @@ def test_a_step_waits_for_the_card_once(precision):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     waits = [w for w in told if "synchroniz" in str(w.message)]
-    assert len(waits) == 1, [str(w.message) for w in waits]
+    assert waits == [], [str(w.message) for w in waits]
 
 
 @pytest.mark.gpu

@@ -124,7 +124,7 @@ class _Run:
                 device=self.device,
                 precision=config.precision,
                 clip=config.optim.clip,
-            )
+            ).outcome()
             self.seconds += self._clock() - began
             self.steps += 1
 

@@ -262,7 +262,7 @@ def _ours(
                 device=device,
                 precision=precision,
                 clip=1.0,
-            )
+            ).outcome()
             optimiser.zero_grad()
 
         ways["vla" if every is None else f"vla, recompute {every}"] = step

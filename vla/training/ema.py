@@ -33,11 +33,13 @@ class Ema:
         }
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Move the shadow towards the weights after update `step` (from 0)."""
+    def update(self, step: int, shut: Tensor | None = None) -> None:
+        """Move the shadow towards the weights after update `step` (from 0), unless the scalar
+        `shut` is 1: then that update wasn't made."""
         weight = 1 - ema_decay(step, self.decay, self.ramp)
+        share = weight if shut is None else weight * (1 - shut)
         for name, shadow in self.shadow.items():
-            shadow.lerp_(self._weights[name].float(), weight)
+            shadow.lerp_(self._weights[name].float(), share)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

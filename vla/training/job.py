@@ -1,12 +1,14 @@
 """What a training loop needs to know about the thing it trains, and nothing more."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vla.training.start import Start, begin
 
@@ -31,6 +33,18 @@ class Microbatch:
     factor: float = 1.0
     kind: str = ""
     tokens: int = 0
+
+    def pin_memory(self) -> Microbatch:
+        """The same with its inputs' tensors in pages that a card copies from by itself; torch's
+        loader calls it."""
+        return replace(self, inputs=tuple(map(_pinned, self.inputs)))
+
+
+def _pinned(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.pin_memory()
+    tensors = {name: x for name, x in vars(value).items() if isinstance(x, Tensor)}
+    return replace(value, **{name: x.pin_memory() for name, x in tensors.items()})
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from tqdm import tqdm
 
 from vla.training.trackers import Trackers
 
-__all__ = ["METRICS", "Log", "Window"]
+__all__ = ["METRICS", "Log", "Stopwatch", "Window"]
 
 METRICS = "metrics.jsonl"
 
@@ -58,6 +59,31 @@ class Window:
         if peak is not None:
             means["mfu"] = self._flops / (seconds * peak * 1e12)
         return means
+
+
+class Stopwatch:
+    """How long updates take, and how much of that is waiting for data, seconds; what happens
+    between `lap` and `start` is not counted."""
+
+    def start(self) -> None:
+        """Count from here on, and wait for data."""
+        self._began = self._since = time.perf_counter()
+        self._waiting = 0.0
+
+    def works(self) -> None:
+        """Data are there."""
+        self._waiting += time.perf_counter() - self._since
+
+    def waits(self) -> None:
+        """For data, from now on."""
+        self._since = time.perf_counter()
+
+    def lap(self) -> tuple[float, float]:
+        """Seconds since the last one, and those of waiting among them."""
+        now = time.perf_counter()
+        lap = now - self._began, self._waiting
+        self._began, self._waiting = now, 0.0
+        return lap
 
 
 class Log:

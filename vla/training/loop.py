@@ -2,58 +2,38 @@
 
 import os
 import shutil
-import time
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import fields
 from pathlib import Path
 
 import torch
 
 from backbone.lora import merged, save_adapters
-from vla.config import RunConfig, as_dict, defaults, save_config
+from vla.config import RunConfig, as_dict, save_config
 from vla.training import checkpoint
 from vla.training.build import build
 from vla.training.ema import Ema
 from vla.training.faults import NotFinite
 from vla.training.interrupt import Interrupt
-from vla.training.log import Log, Window
+from vla.training.job import Microbatch
+from vla.training.log import Log, Stopwatch, Window
 from vla.training.optimiser import make_optimiser, set_learning_rate
-from vla.training.parallel import ParallelConfig
 from vla.training.prefetch import Prefetch
 from vla.training.replay import keep
+from vla.training.resume import Progress, resumed
 from vla.training.saver import Saver
 from vla.training.shards import whole
 from vla.training.spikes import Spikes
 from vla.training.state import TrainState
 from vla.training.trace import Trace
 from vla.training.trackers import Trackers
-from vla.training.update import update, validation_loss
+from vla.training.update import Gate, Outcome, Update, update, validation_loss
 from vla.training.utilisation import Utilisation
 from vla.training.world import World, joined
 
 __all__ = ["train"]
 
-# Fields that may differ between a checkpoint's run and the one that goes on from it.
-FREE_ON_RESUME = {
-    "output_dir",
-    "steps",
-    "device",
-    "workers",
-    "worker_timeout",
-    "keep",
-    "keep_every",
-    "tensorboard",
-    "trackers",
-    "project",
-    "trace",
-    "peak_tflops",
-    "skip_not_finite",
-} | {
-    *(f"{what}_every" for what in ("log", "eval", "save")),
-    *(f"parallel.{field.name}" for field in fields(ParallelConfig)),
-}
 GRACE = 25.0  # seconds from SIGTERM to the end; schedulers and torchrun kill after 30
 ADAPTER = "adapter"  # folder of a LoRA run's adapters, beside the result that holds them merged
 
@@ -74,7 +54,7 @@ def train(config: RunConfig, *, resume: bool = False) -> Path:
     Checkpoints are written beside training, from copies. SIGTERM and Ctrl-C wait for the one that
     is being written, save another after the running update if 25 seconds are enough for it, then
     stop the process.
-    Raises NotFinite if the loss or a gradient is not finite, in all processes and before the
+    Raises NotFinite if the loss or a gradient is not finite, in all processes and instead of the
     update, after `config.skip_not_finite` of such steps were left out; the batch is kept, and a
     checkpoint of the weights, for `vla replay`. OSError if a checkpoint cannot be written, or is
     not as it was written at the end; LostPeer if another process is gone, LostWorker if
@@ -82,222 +62,233 @@ def train(config: RunConfig, *, resume: bool = False) -> Path:
     """
     device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with joined(device, config.parallel.timeout) as (world, device):
-        return _train(config, resume, world, device)
+        return _Run(config, resume, world, device).go()
 
 
-def _train(config: RunConfig, resume: bool, world: World, device: torch.device) -> Path:
-    folder = Path(config.output_dir)
-    checkpoints = folder / "checkpoints"
-    if not resume and (steps := checkpoint.steps(checkpoints)):
-        raise ValueError(
-            f"{folder} already holds a run with a checkpoint of step {steps[-1]}; "
-            "add --resume to go on, or choose another output_dir"
-        )
-    torch.manual_seed(config.seed)
-    job = config.job(world)
-    model, empty = build(job, config, world, device)
-    usage = Utilisation.on(device, empty, config.peak_tflops)
-    optimiser = make_optimiser(model, config.optim)
-    ema = None if config.ema is None else Ema(model, config.ema, ramp=config.ema_ramp)
-    state = TrainState(model, optimiser, ema)
-    start, window, skipped = 0, Window(), 0
-    if resume:
-        start, window, skipped = _resume(state, config, checkpoints, world)
-    if world.first:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_config(config, folder / "config.json")
+class _Run:
+    """What `train` does, in order; `go` does it all.
 
-    def result(inside: Path) -> None:
-        averages = {} if ema is None else whole(inside, "ema")
-        empty.load_state_dict(whole(inside, "model") | averages, assign=True)
-        (inside / job.result).mkdir()
-        job.save(empty if config.lora is None else merged(empty), inside / job.result)
-        if config.lora is not None:
-            save_adapters(empty, inside / ADAPTER)
+    The host asks for an update before it has heard of the one before, so that a card is never
+    without work; `settle` hears, and reports, saves and stops only happen where all is settled.
+    """
 
-    def save(step: int) -> None:
-        told = {"step": step, "window": dict(window.sums), "skipped": skipped}
-        told["config"] = as_dict(config)
-        saver.save(step, state.tensors(), told, result)
-
-    trackers = None
-    if world.first and config.trackers:
-        trackers = Trackers(config.trackers, folder, config.project, as_dict(config))
-    with (
-        Interrupt() as interrupt,
-        Log(
-            folder if world.first else None,
-            start=start,
-            steps=config.steps,
-            tensorboard=config.tensorboard,
-            trackers=trackers,
-        ) as log,
-        Trace(config.trace, folder, world.rank) as trace,
-        Saver(checkpoints, config.keep, config.keep_every, world) as saver,
-        Prefetch(
-            job.batch,
-            job.samples,
-            range(start, config.steps),
-            config.workers,
-            config.worker_timeout,
-        ) as batches,
-    ):
-        if job.unreached:
-            log.say(f"left out of training, no loss reaches them: {', '.join(job.unreached)}")
-        spikes = Spikes()
-        began = time.perf_counter()
-        for step, microbatches in batches:
-            waiting = time.perf_counter() - began
-            if (path := trace.at(step)) is not None:
-                log.say(f"a trace is in {path}")
-            rate = set_learning_rate(optimiser, config.optim, step, config.steps)
-            done, kinds = step + 1, {}
-            try:
-                loss, norm = update(
-                    model,
-                    optimiser,
-                    microbatches,
-                    step=step,
-                    device=device,
-                    precision=config.precision,
-                    clip=config.optim.clip,
-                    world=world,
-                    kinds=kinds,
-                    reduce_once=config.parallel.reduce_once,
-                )
-            except NotFinite as error:
-                path = keep(microbatches, folder / f"not_finite/{step}.{world.rank}.safetensors")
-                if skipped >= config.skip_not_finite:
-                    try:  # the weights that it came from
-                        save(step)
-                        saver.wait()
-                    except OSError as unsaved:
-                        log.say(str(unsaved))
-                    raise NotFinite(
-                        f"{error}. Its batch is kept in {path}; see it again "
-                        f"with: vla replay {path}"
-                    ) from error
-                skipped += 1
-                log.say(f"skipped step {step}, {skipped} of {config.skip_not_finite}: {error}")
-            else:
-                if ema is not None:
-                    ema.update(step)
-                seconds = time.perf_counter() - began
-                counts = Counter(tokens=0)
-                for microbatch in microbatches:
-                    counts.update({"tokens": microbatch.tokens, **microbatch.counts})
-                counts = world.total(counts)
-                tokens = counts.pop("tokens")
-                window.add(
-                    {"loss": loss, **kinds, "grad_norm": norm, **counts},
-                    config.batch_size,
-                    seconds,
-                    tokens=int(tokens),
-                    waiting=waiting,
-                    flops=usage.work(microbatches),
-                )
-                if spikes.add(loss):
-                    log.say(f"the loss of step {step} stands out: {loss:.4g}, norm {norm:.4g}")
-
-            values = {}
-            if (done % config.log_every == 0 or done == config.steps) and window.sums:
-                values |= {**window.means(usage.peak), "lr": rate}
-                window = Window()
-            if job.held_out and (done % config.eval_every == 0 or done == config.steps):
-                with _averaged(ema):
-                    values["validation_loss"] = validation_loss(
-                        model, job.held_out(), device, config.precision, world
-                    )
-            log.advance()
-            if values:
-                log.report(done, values)
-            flags = world.gather([interrupt.asked, saver.failed])
-            stop, failed = map(any, zip(*flags, strict=True))
-            if failed:
-                saver.wait()  # raises
-            if stop and done < config.steps:
-                path = _last(saver, save, done, interrupt, world)
-                log.say(f"stopped after step {done}, saved {path}; add --resume to go on")
-                interrupt.finish()
-            if done % config.save_every == 0 or done == config.steps:
-                save(done)
-            began = time.perf_counter()
-        saver.wait()
-        path = checkpoints / str(config.steps)
+    def __init__(self, config: RunConfig, resume: bool, world: World, device: torch.device):
+        self.config, self.world, self.device = config, world, device
+        self.folder = Path(config.output_dir)
+        self.checkpoints = self.folder / "checkpoints"
+        if not resume and (steps := checkpoint.steps(self.checkpoints)):
+            raise ValueError(
+                f"{self.folder} already holds a run with a checkpoint of step {steps[-1]}; "
+                "add --resume to go on, or choose another output_dir"
+            )
+        torch.manual_seed(config.seed)
+        self.job = config.job(world)
+        self.model, self.empty = build(self.job, config, world, device)
+        self.usage = Utilisation.on(device, self.empty, config.peak_tflops)
+        self.optimiser = make_optimiser(self.model, config.optim)
+        self.ema = None
+        if config.ema is not None:
+            self.ema = Ema(self.model, config.ema, ramp=config.ema_ramp)
+        self.state = TrainState(self.model, self.optimiser, self.ema)
+        self.progress = Progress()
+        if resume:
+            self.progress = resumed(self.state, config, self.checkpoints, world)
+        self.gate = Gate(device, config.skip_not_finite, self.progress.skipped)
+        self.spikes = Spikes()
+        self.asked: deque[Update] = deque()
+        self.clock = Stopwatch()
         if world.first:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_config(config, self.folder / "config.json")
+
+    def go(self) -> Path:
+        config, world, start = self.config, self.world, self.progress.step
+        told = self.folder if world.first else None
+        trackers = None
+        if world.first and config.trackers:
+            trackers = Trackers(config.trackers, self.folder, config.project, as_dict(config))
+        with (
+            Interrupt() as interrupt,
+            Log(
+                told,
+                start=start,
+                steps=config.steps,
+                tensorboard=config.tensorboard,
+                trackers=trackers,
+            ) as self.log,
+            Trace(config.trace, self.folder, world.rank) as trace,
+            Saver(self.checkpoints, config.keep, config.keep_every, world) as self.saver,
+            Prefetch(
+                self.job.batch,
+                self.job.samples,
+                range(start, config.steps),
+                config.workers,
+                config.worker_timeout,
+                pin=self.device.type == "cuda",
+            ) as batches,
+        ):
+            if unreached := self.job.unreached:
+                self.log.say(f"left out of training, no loss reaches them: {', '.join(unreached)}")
+            self.clock.start()
+            for step, microbatches in batches:
+                self.clock.works()
+                if (path := trace.at(step)) is not None:
+                    self.log.say(f"a trace is in {path}")
+                self.ask(step, microbatches)
+                self.settle(leave=1)
+                self.log.advance()
+                self.after(interrupt)
+                self.clock.waits()
+            self.saver.wait()
+            return self.publish()
+
+    def ask(self, step: int, microbatches: Sequence[Microbatch]) -> None:
+        """For an update, and the average's."""
+        config = self.config
+        self.rate = set_learning_rate(self.optimiser, config.optim, step, config.steps)
+        asked = update(
+            self.model,
+            self.optimiser,
+            microbatches,
+            step=step,
+            device=self.device,
+            precision=config.precision,
+            clip=config.optim.clip,
+            world=self.world,
+            gate=self.gate,
+            reduce_once=config.parallel.reduce_once,
+        )
+        if self.ema is not None:
+            self.ema.update(step, asked.shut)
+        self.asked.append(asked)
+        self.progress.step = step + 1
+
+    def settle(self, leave: int = 0) -> None:
+        """Wait for all updates that were asked for but the last `leave`."""
+        while len(self.asked) > leave:
+            made = self.asked.popleft()
+            try:
+                outcome = made.outcome()
+            except NotFinite as error:
+                self.skip(made, error)
+            else:
+                self.count(made, outcome)
+
+    def count(self, made: Update, outcome: Outcome) -> None:
+        """Add an update to the means."""
+        seen = Counter(tokens=0)
+        for microbatch in made.microbatches:
+            seen.update({"tokens": microbatch.tokens, **microbatch.counts})
+        seen = self.world.total(seen)
+        tokens = seen.pop("tokens")
+        seconds, waiting = self.clock.lap()
+        self.progress.window.add(
+            {"loss": outcome.loss, **outcome.kinds, "grad_norm": outcome.norm, **seen},
+            self.config.batch_size,
+            seconds,
+            tokens=int(tokens),
+            waiting=waiting,
+            flops=self.usage.work(made.microbatches),
+        )
+        if self.spikes.add(outcome.loss):
+            self.log.say(
+                f"the loss of step {made.step} stands out: {outcome.loss:.4g}, "
+                f"norm {outcome.norm:.4g}"
+            )
+
+    def skip(self, made: Update, error: NotFinite) -> None:
+        """Count an update that was not made; stop if it is one too many. No later one was made
+        then, so that the weights are those that its loss came from."""
+        config, progress, step = self.config, self.progress, made.step
+        name = f"not_finite/{step}.{self.world.rank}.safetensors"
+        path = keep(made.microbatches, self.folder / name)
+        if progress.skipped < config.skip_not_finite:
+            progress.skipped += 1
+            self.log.say(
+                f"skipped step {step}, {progress.skipped} of {config.skip_not_finite}: {error}"
+            )
+            return
+        try:
+            self.save(step)
+            self.saver.wait()
+        except OSError as unsaved:
+            self.log.say(str(unsaved))
+        raise NotFinite(
+            f"{error}. Its batch is kept in {path}; see it again with: vla replay {path}"
+        ) from error
+
+    def after(self, interrupt: Interrupt) -> None:
+        """What is due between two updates: reports, a last checkpoint on request, checkpoints."""
+        config, done = self.config, self.progress.step
+        last = done == config.steps
+        reports = last or done % config.log_every == 0
+        judges = bool(self.job.held_out) and (last or done % config.eval_every == 0)
+        saves = last or done % config.save_every == 0
+        flags = self.world.gather([interrupt.asked, self.saver.failed])
+        stops, failed = map(any, zip(*flags, strict=True))
+        if not (reports or judges or saves or stops or failed):
+            return
+        self.settle()
+        self.report(done, reports, judges)
+        if failed:
+            self.saver.wait()  # raises
+        if stops and not last:
+            path = self.save_last(interrupt)
+            self.log.say(f"stopped after step {done}, saved {path}; add --resume to go on")
+            interrupt.finish()
+        if saves:
+            self.save(done)
+        self.clock.start()
+
+    def report(self, done: int, means: bool, judge: bool) -> None:
+        config, values = self.config, {}
+        if means and self.progress.window.sums:
+            values |= {**self.progress.window.means(self.usage.peak), "lr": self.rate}
+            self.progress.window = Window()
+        if judge and self.job.held_out is not None:
+            with nullcontext() if self.ema is None else self.ema.applied():
+                values["validation_loss"] = validation_loss(
+                    self.model, self.job.held_out(), self.device, config.precision, self.world
+                )
+        if values:
+            self.log.report(done, values)
+
+    def save(self, step: int) -> None:
+        """Begin to write a checkpoint."""
+        told = {"step": step, "window": dict(self.progress.window.sums)}
+        told |= {"skipped": self.progress.skipped, "config": as_dict(self.config)}
+        self.saver.save(step, self.state.tensors(), told, self.result)
+
+    def save_last(self, interrupt: Interrupt) -> Path | None:
+        """Save once more if what is left of the grace is enough for it, to judge by the save
+        before; returns the newest checkpoint."""
+        self.saver.hurry()
+        path = self.saver.wait()
+        if self.world.from_first(interrupt.waited + self.saver.seconds < GRACE):
+            self.save(self.progress.step)
+            path = self.saver.wait()
+        return path
+
+    def result(self, inside: Path) -> None:
+        """Write the result of the checkpoint that is in the folder `inside` beside it."""
+        averages = {} if self.ema is None else whole(inside, "ema")
+        self.empty.load_state_dict(whole(inside, "model") | averages, assign=True)
+        (inside / self.job.result).mkdir()
+        adapted = self.config.lora is not None
+        self.job.save(merged(self.empty) if adapted else self.empty, inside / self.job.result)
+        if adapted:
+            save_adapters(self.empty, inside / ADAPTER)
+
+    def publish(self) -> Path:
+        """Copy the last checkpoint's result to where the run's is looked for."""
+        path = self.checkpoints / str(self.config.steps)
+        if self.world.first:
             if (reason := checkpoint.damage(path)) is not None:
                 raise OSError(f"the last checkpoint, {path}: {reason}; resume to write it again")
-            for name in (job.result, *([ADAPTER] if config.lora else [])):
-                _publish(path / name, folder / name)
-        world.wait()
-        return folder / job.result
-
-
-def _last(
-    saver: Saver, save: Callable[[int], None], done: int, interrupt: Interrupt, world: World
-) -> Path | None:
-    """Save a last checkpoint if what is left of the grace is enough for it, to judge by the one
-    before; returns the newest."""
-    saver.hurry()
-    path = saver.wait()
-    if world.from_first(interrupt.waited + saver.seconds < GRACE):
-        save(done)
-        path = saver.wait()
-    return path
-
-
-def _averaged(ema: Ema | None):
-    return nullcontext() if ema is None else ema.applied()
-
-
-def _resume(
-    state: TrainState, config: RunConfig, checkpoints: Path, world: World
-) -> tuple[int, Window, int]:
-    """Fill `state` from the newest whole checkpoint; returns the steps made, the means since the
-    last report, and how many steps were left out."""
-    step = -1
-    if world.first:
-        for reason in checkpoint.set_aside_damaged(checkpoints):
-            print(reason, flush=True)
-        newest = checkpoint.newest(checkpoints)
-        step = -1 if newest is None else int(newest.name)
-    if (step := world.from_first(step)) < 0:
-        return 0, Window(), 0
-    path = checkpoints / str(step)
-    saved = checkpoint.read_state(path)
-    _check_same(saved["config"], config, path)
-    if saved["step"] > config.steps:
-        raise ValueError(
-            f"{path} is past the {config.steps} steps of this run; raise steps, or train anew "
-            "in another output_dir"
-        )
-    state.read(path, world)
-    return saved["step"], Window(saved["window"]), saved["skipped"]
-
-
-def _check_same(saved: dict, config: RunConfig, path: Path) -> None:
-    # a field that the run's version of this package didn't have yet was at its default
-    before, after = defaults(config) | _flat(saved), _flat(as_dict(config))
-    changed = [
-        f"{name}: {before.get(name, 'absent')} then, {after.get(name, 'absent')} now"
-        for name in sorted(before.keys() | after.keys())
-        if name not in FREE_ON_RESUME and before.get(name) != after.get(name)
-    ]
-    if changed:
-        raise ValueError(
-            f"{path} was written by a run with another config; {'; '.join(changed)}. "
-            "Give the same values to go on, or choose another output_dir"
-        )
-
-
-def _flat(values: dict, prefix: str = "") -> dict:
-    flat = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
+            for name in (self.job.result, *([ADAPTER] if self.config.lora else [])):
+                _publish(path / name, self.folder / name)
+        self.world.wait()
+        return self.folder / self.job.result
 
 
 def _publish(source: Path, target: Path) -> Path:

@@ -22,7 +22,8 @@ class Prefetch:
     To be used as a context around the steps, in the main thread: a worker's death may show at any
     time, since torch raises it from SIGCHLD, and again at later ones, so none is heard outside.
     Then, and where a batch takes more than `timeout` seconds, LostWorker tells the step that is
-    waited for and `samples` of it. BadData where a batch can't be read.
+    waited for and `samples` of it. BadData where a batch can't be read. pin: tensors into pages
+    that a card copies from while it computes.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class Prefetch:
         steps: range,
         workers: int = 0,
         timeout: float = 60.0,
+        pin: bool = False,
     ):
         self._samples, self._steps, self._next = samples, steps, steps.start
         self._loader = DataLoader(
@@ -41,6 +43,7 @@ class Prefetch:
             collate_fn=_unchanged,
             num_workers=workers,
             timeout=timeout if workers else 0,
+            pin_memory=pin,
             generator=torch.Generator(),  # the loader would draw from the global one otherwise
         )
 

@@ -1,8 +1,11 @@
 """One update: forward and backward over micro-batches, checks, clipping, the optimiser's step."""
 
+from __future__ import annotations
+
 import math
 import zlib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +17,72 @@ from vla.training.optimiser import Optimisers
 from vla.training.parallel import reduce_next, reshard
 from vla.training.world import ALONE, World
 
-__all__ = ["update", "validation_loss"]
+__all__ = ["Gate", "Outcome", "Update", "update", "validation_loss"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """loss: mean over all samples. norm: of the gradient, before clipping. kinds: the mean loss of
+    each kind of micro-batch that has a name, without factors, `<kind>_loss`."""
+
+    loss: float
+    norm: float
+    kinds: dict[str, float]
+
+
+class Gate:
+    """Lets an update through unless its loss or gradient is not finite, or too many before it were.
+
+    It decides on the device, so that the host may hear of it later; what is not let through changes
+    nothing. limit: how many are left out before it closes for good. skipped: how many were already.
+    """
+
+    def __init__(self, device: torch.device, limit: int = 0, skipped: int = 0):
+        self._limit = limit
+        self._skipped = torch.tensor(float(skipped), device=device)
+
+    def shut(self, numbers: Tensor, world: World) -> Tensor:
+        """1.0 where the update of these losses and this norm, or another process's, must not be
+        made, else 0.0."""
+        bad = world.most(1.0 - numbers.isfinite().all().float())
+        self._skipped = self._skipped + bad
+        return torch.maximum(bad, (self._skipped > self._limit).float())
+
+
+class Update:
+    """An update that was asked for. A card may still be at work on it.
+
+    shut: float32 scalar on the device, 1 where the update isn't made. microbatches: this process's.
+    """
+
+    def __init__(
+        self,
+        step: int,
+        microbatches: Sequence[Microbatch],
+        numbers: Tensor,
+        shut: Tensor,
+        world: World,
+    ):
+        self.step, self.microbatches, self.shut = step, microbatches, shut
+        self._world, self._event, self._numbers = world, None, numbers
+        if numbers.is_cuda:
+            self._numbers = torch.empty_like(numbers, device="cpu", pin_memory=True)
+            self._numbers.copy_(numbers, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    def outcome(self) -> Outcome:
+        """Wait for it. Collective. Raises NotFinite, in all processes, if the loss or the norm is
+        not finite in one of them; neither weights nor moments changed then."""
+        if self._event is not None:
+            self._event.synchronize()
+        *losses, norm = self._numbers.tolist()
+        every = self._world.gather([*losses, norm])
+        _check_finite(self.step, losses, norm, self.microbatches, every)
+        total = sum(m.size for m in self.microbatches)
+        weights = [m.factor * m.size / total for m in self.microbatches]
+        means = [sum(x * w for x, w in zip(row[:-1], weights, strict=True)) for row in every]
+        return Outcome(sum(means) / len(means), norm, _by_kind(self.microbatches, every))
 
 
 def update(
@@ -27,35 +95,30 @@ def update(
     precision: str = "float32",
     clip: float | None = None,
     world: World = ALONE,
-    kinds: dict[str, float] | None = None,
+    gate: Gate | None = None,
     reduce_once: bool = True,
-) -> tuple[float, float]:
-    """One update from all micro-batches together; returns (loss, gradient norm before clipping).
+) -> Update:
+    """One update from all micro-batches together, which the host doesn't wait for.
 
     The gradient is that of the mean loss over all samples, however they are divided, over
     processes too: sharding averages gradients over these, which have equally many samples. A
-    micro-batch's `factor` multiplies its loss. kinds: gets the mean loss of each kind of
-    micro-batch that has a name, without factors. reduce_once: as in `ParallelConfig`.
-    Raises NotFinite, in all processes and before weights or moments change, if the loss or the
-    norm is not finite in one of them.
+    micro-batch's `factor` multiplies its loss. gate: of the run, if there are updates before this
+    one. reduce_once: as in `ParallelConfig`.
+    Weights and moments stay as they are, in all processes, if the loss or the norm is not finite in
+    one of them; `Update.outcome` tells.
     """
     optimiser.zero_grad()
     _check_kinds(step, microbatches, world)
     losses = _backward(model, microbatches, device, precision, reduce_once)
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    total_norm = nn.utils.clip_grad_norm_(parameters, math.inf if clip is None else clip)
-    if isinstance(total_norm, DTensor):
-        total_norm = total_norm.full_tensor()
-    *each, norm = torch.stack([*losses, total_norm.to(losses[0])]).tolist()
-    every = world.gather([*each, norm])
-    _check_finite(step, each, norm, microbatches, every)
-    optimiser.step()
-    total = sum(m.size for m in microbatches)
-    weights = [m.factor * m.size / total for m in microbatches]
-    means = [sum(x * w for x, w in zip(row[:-1], weights, strict=True)) for row in every]
-    if kinds is not None:
-        kinds |= _by_kind(microbatches, every)
-    return sum(means) / len(means), norm
+    norm = nn.utils.clip_grad_norm_(parameters, math.inf if clip is None else clip)
+    if isinstance(norm, DTensor):
+        norm = norm.full_tensor()
+    numbers = torch.stack([*losses, norm.to(losses[0])])
+    shut = (gate or Gate(numbers.device)).shut(numbers, world)
+    shut = shut.to(parameters[0].device)  # another one where weights stay on the host
+    optimiser.step(shut)
+    return Update(step, microbatches, numbers, shut, world)
 
 
 def _by_kind(microbatches: Sequence[Microbatch], every: list[list[float]]) -> dict[str, float]:

@@ -25,42 +25,60 @@ from vla.training.world import ALONE, World
 
 
 class PlaceNames(nn.Module):
-    """An image encoder and linear heads that name what lies at a patch and tell its box."""
+    """An image encoder and linear heads that tell what lies at a patch, its box, and how many
+    things have their centre in it: none, one or more.
 
-    def __init__(self, config: SigLIPConfig):
+    centres: weight of the loss of the last; it has every patch's features say whether there is a
+    thing to count.
+    """
+
+    def __init__(self, config: SigLIPConfig, centres: float = 0.0):
         super().__init__()
         self.vision = SigLIP(config)
         self.head = nn.Linear(config.width, len(NAMES))
         self.corners = nn.Linear(config.width, 4 * BINS)
-
-    def features(self, places: Places) -> Tensor:
-        """Of the patch that every thing's centre is in: [K, width]."""
-        features = self.vision(places.images.to(self.head.weight.dtype) / 127.5 - 1)
-        side = self.vision.config.resolution // self.vision.config.patch
-        row, column = ((at * side).long().clamp(max=side - 1) for at in (places.y, places.x))
-        return features[places.row, row * side + column]
+        self.number = nn.Linear(config.width, 3) if centres else None
+        self.centres = centres
 
     def forward(self, places: Places) -> Tensor:
         """Mean over things of the cross-entropy of their names and that of their boxes'
-        coordinates, each the mean of four; a scalar."""
-        features = self.features(places)
-        corners = rearrange(self.corners(features), "k (c b) -> k b c", c=4)
+        coordinates, each the mean of four; and over patches of that of the number of centres,
+        times `centres`. A scalar."""
+        features = self.vision(places.images.to(self.head.weight.dtype) / 127.5 - 1)
+        patch = self._patch(places)
+        things = features[places.row, patch]
+        corners = rearrange(self.corners(things), "k (c b) -> k b c", c=4)
         parts = (places.box * BINS).long().clamp(max=BINS - 1)
-        return F.cross_entropy(self.head(features), places.name) + F.cross_entropy(corners, parts)
+        loss = F.cross_entropy(self.head(things), places.name) + F.cross_entropy(corners, parts)
+        if self.number is None:
+            return loss
+        number = places.row.new_zeros(features.shape[:2])
+        number.index_put_((places.row, patch), torch.ones_like(patch), accumulate=True)
+        of_patches = self.number(features).flatten(0, 1)
+        return loss + self.centres * F.cross_entropy(of_patches, number.clamp(max=2).flatten())
+
+    def _patch(self, places: Places) -> Tensor:
+        """That a thing's centre is in: [K]."""
+        side = self.vision.config.resolution // self.vision.config.patch
+        row, column = ((at * side).long().clamp(max=side - 1) for at in (places.y, places.x))
+        return row * side + column
 
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig(RunConfig):
     """An image encoder trained from nothing on tabletop scenes; the result, a folder `vision`, is
-    what `TextConfig.vision` starts from. The head is left behind.
+    what `TextConfig.vision` starts from. The heads are left behind.
+
+    centres: weight of the loss of how many things each patch holds; see `PlaceNames`.
     """
 
     model: SigLIPConfig
     cameras: tuple[str, ...] = ("top", "wrist")
+    centres: float = 0.0
 
     def job(self, world: World = ALONE) -> Job:
         with torch.device("meta"):
-            model = PlaceNames(self.model)
+            model = PlaceNames(self.model, self.centres)
         scenes = TabletopPlaces(self.model.resolution, self.cameras, self.seed)
         unseen = TabletopPlaces(self.model.resolution, self.cameras, self.seed + HELD_OUT_SEED)
 

@@ -83,6 +83,13 @@ class World:
         """Whether it is true anywhere."""
         return any(row[0] for row in self.gather([float(flag)]))
 
+    def most(self, value: Tensor) -> Tensor:
+        """The largest `value` of all, each an element, wherever these are: nobody's host waits."""
+        if self.size > 1:
+            value = value.clone()
+            dist.all_reduce(value, dist.ReduceOp.MAX, group=self.group)
+        return value
+
     def from_first(self, value: int) -> int:
         """The first process's `value`."""
         return int(self.gather([value])[0][0])

@@ -1,0 +1,29 @@
+"""Teach the image encoder of configs/tabletop_vlm.py what lies where, and how many things.
+
+    vla train configs/tabletop_vlm_vision.py
+
+As configs/tabletop_vision.py, with two blocks more, which tell small squares from small circles,
+and with every patch saying how many things have their centre in it, which counting is read from.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from backbone.paligemma import PALIGEMMA_SMALL
+from vla.config import OptimConfig
+from vla.training.vision_job import VisionConfig
+
+config = VisionConfig(
+    output_dir=Path("outputs/tabletop_vlm_vision"),
+    model=replace(PALIGEMMA_SMALL.vision, patch=8, depth=4),
+    centres=1.0,
+    steps=6000,
+    batch_size=16,
+    optim=OptimConfig(lr=1e-3, warmup=60, end_lr=1e-5, weight_decay=1e-4, muon_lr=8e-3),
+    ema=0.99,
+    ema_ramp=True,
+    workers=1,
+    log_every=25,
+    eval_every=500,
+    save_every=1000,
+)
