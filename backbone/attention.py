@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-__all__ = ["attention"]
+__all__ = ["attention", "spread"]
 
 
 def attention(
@@ -38,9 +38,14 @@ def attention(
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    groups = q.shape[1] // k.shape[1]
-    k, v = (x[:, :, None].expand(-1, -1, groups, -1, -1).flatten(1, 2) for x in (k, v))
+    k, v = (spread(x, q.shape[1]) for x in (k, v))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+
+
+def spread(x: Tensor, heads: int) -> Tensor:
+    """Keys or values [B, K, S, H] for each of the query heads that share them, [B, heads, S, H]; a
+    view where K is 1."""
+    return x[:, :, None].expand(-1, -1, heads // x.shape[1], -1, -1).flatten(1, 2)
 
 
 class _Products(torch.autograd.Function):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from backbone.attention import attention
+from backbone.attention import attention, spread
 from backbone.kv_cache import KVCache, join
 from backbone.masks import block_mask, positions
 from backbone.numerics import OPENPI_JAX, Numerics
@@ -132,7 +132,6 @@ class Attention(nn.Module):
         super().__init__()
         self.head_dim, self.cap = config.head_dim, config.attention_cap
         self.scale = config.query_scale or config.head_dim**-0.5
-        self.groups = config.heads // config.kv_heads
         self.q_proj = Linear(config.width, config.heads * config.head_dim)
         self.k_proj = Linear(config.width, config.kv_heads * config.head_dim)
         self.v_proj = Linear(config.width, config.kv_heads * config.head_dim)
@@ -149,15 +148,12 @@ class Attention(nn.Module):
         if self.cap is None:
             out = attention(q, k, v, mask, self.scale)
         else:
-            out = capped_attention(q, self._share(k), self._share(v), mask, self.scale, self.cap)
+            k, v = (spread(x, q.shape[1]) for x in (k, v))
+            out = capped_attention(q, k, v, mask, self.scale, self.cap)
         return self.o_proj(rearrange(out, "b n t h -> b t (n h)"))
 
     def _heads(self, x: Tensor) -> Tensor:
         return rearrange(x, "b t (n h) -> b n t h", h=self.head_dim)
-
-    def _share(self, x: Tensor) -> Tensor:
-        """Let every query head of a group see its key/value head (a view where there is one)."""
-        return x[:, :, None].expand(-1, -1, self.groups, -1, -1).flatten(1, 2)
 
 
 def capped_attention(

@@ -22,7 +22,7 @@ config = VLMConfig(
         language=GemmaConfig(width=128, depth=5, mlp=256, heads=4, head_dim=64),
     ),
     vision=Path("outputs/tabletop_vlm_vision/vision"),
-    steps=8000,
+    steps=7400,
     batch_size=32,
     seeing=300,
     ramp=300,

@@ -14,6 +14,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from backbone.attention import spread
 from backbone.gemma import Attention, Block, at_least_float32, rotate
 from vla.batch import Batch
 from vla.model import Model
@@ -62,8 +63,8 @@ def attention_weights(attention: Attention, x: Tensor, k: Tensor, mask: Tensor, 
     q = rotate(
         rearrange(attention.q_proj(x), "b t (n h) -> b n t h", h=attention.head_dim), cos, sin
     )
-    k = k.repeat_interleave(attention.groups, dim=1)
-    scores = at_least_float32(q) @ at_least_float32(k).transpose(2, 3) / attention.head_dim**0.5
+    k = spread(k, q.shape[1])
+    scores = at_least_float32(q) @ at_least_float32(k).mT * attention.scale
     return scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
 
 

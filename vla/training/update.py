@@ -39,7 +39,7 @@ class Gate:
 
     def __init__(self, device: torch.device, limit: int = 0, skipped: int = 0):
         self._limit = limit
-        self._skipped = torch.tensor(float(skipped), device=device)
+        self._skipped = torch.full((), float(skipped), device=device)
 
     def shut(self, numbers: Tensor, world: World) -> Tensor:
         """1.0 where the update of these losses and this norm, or another process's, must not be
@@ -66,7 +66,7 @@ class Update:
         self.step, self.microbatches, self.shut = step, microbatches, shut
         self._world, self._event, self._numbers = world, None, numbers
         if numbers.is_cuda:
-            self._numbers = torch.empty_like(numbers, device="cpu", pin_memory=True)
+            self._numbers = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
             self._numbers.copy_(numbers, non_blocking=True)
             self._event = torch.cuda.Event()
             self._event.record()
