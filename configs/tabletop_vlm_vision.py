@@ -1,9 +1,12 @@
-"""Teach the image encoder of configs/tabletop_vlm.py what lies where, and how many things.
+"""A deeper image encoder than that of configs/tabletop_vision.py, which also learns how many things
+there are.
 
     vla train configs/tabletop_vlm_vision.py
+    vla train configs/tabletop_vlm.py --vision outputs/tabletop_vlm_vision/vision \\
+      --model.vision.depth 4
 
-As configs/tabletop_vision.py, with two blocks more, which tell small squares from small circles,
-and with every patch saying how many things have their centre in it, which counting is read from.
+Two blocks more tell small squares from small circles, and every patch says how many things have
+their centre in it, for counting. docs/results.md says what that is worth.
 """
 
 from dataclasses import replace

@@ -46,7 +46,7 @@ class Adafactor(torch.optim.Optimizer):
                     names = ("row", "column")
                     second = {n: _mean(zeros, s) for n, s in zip(names, sides, strict=True)}
                 self.state[parameter] = {
-                    "step": torch.zeros((), device=parameter.device),
+                    "step": torch.zeros(()),  # read by the host at every step
                     "exp_avg": torch.zeros_like(parameter, dtype=momentum_dtype),
                     **second,
                 }
