@@ -255,10 +255,13 @@ def _add_train(commands) -> argparse.ArgumentParser:
         "train",
         help="train the run that a config file describes",
         description="Train the run in CONFIG, a Python file that ends in `config = "
-        "TrainConfig(...)`. Every field can be overridden by its name: --steps 20 --optim.lr 1e-4.",
+        "TrainConfig(...)`. Every field can be overridden by its name: --steps 20 --optim.lr 1e-4; "
+        "vla train CONFIG --help lists them.",
         usage="vla train CONFIG [--field VALUE ...] [--resume] [--debug]",
         allow_abbrev=False,
+        add_help=False,
     )
+    parser.add_argument("-h", "--help", action=_FieldHelp, nargs=0, help="show this, or fields")
     parser.add_argument("config", type=Path, metavar="CONFIG")
     parser.add_argument(
         "--resume", action="store_true", help="go on from the newest checkpoint of this run"
@@ -267,11 +270,22 @@ def _add_train(commands) -> argparse.ArgumentParser:
     return parser
 
 
+class _FieldHelp(argparse.Action):
+    """`--help` after a config is for the config, whose fields it lists."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if getattr(namespace, "config", None) is None:
+            parser.print_help()
+            parser.exit()
+        namespace.help = True
+
+
 def _run_train(args: argparse.Namespace) -> None:
     from vla.config import load_config
     from vla.training.loop import train
 
-    train(load_config(args.config, args.overrides), resume=args.resume)
+    more = ["--help"] if args.help else []  # which ends here
+    train(load_config(args.config, [*args.overrides, *more]), resume=args.resume)
 
 
 # --- eval -----------------------------------------------------------------------------------------

@@ -276,7 +276,7 @@ def _execute(path: Path) -> dict[str, Any]:
 def _check_names(overrides: list[str], config: RunConfig) -> None:
     known = list(_dotted(config))
     for word in overrides:
-        if not word.startswith("--") or word == "--":
+        if not word.startswith("--") or word in ("--", "--help"):
             continue
         name = word[2:].partition("=")[0].replace("-", "_")
         parts = name.split(".")

@@ -44,6 +44,18 @@ def test_parsing_arguments_loads_nothing_heavy():
     assert not set(HEAVY) & set(json.loads(answer.stdout))
 
 
+def test_help_after_a_config_lists_its_fields(capsys):
+    status, out, _ = run(["train", "configs/tabletop_vlm.py", "--help"], capsys)
+    assert status == 0
+    assert "--model.vision.depth INT" in out
+    status, out, _ = run(["train", "--help"], capsys)
+    assert status == 0
+    assert "--resume" in out
+    status, _, err = run(["train", "nothing.py", "--help"], capsys)
+    assert status == 2
+    assert "no config file nothing.py" in err
+
+
 def test_the_help_of_the_program_lists_every_command(capsys):
     status, out, _ = run(["--help"], capsys)
     assert status == 0
