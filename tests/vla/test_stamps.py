@@ -14,7 +14,7 @@ from backbone.pretrained import save_pretrained
 from backbone.tokenizer import Tokenizer
 from vla.data.annotated import read_annotated
 from vla.data.stamps import PACKAGE, read_captions, split_groups, write_stamps
-from vla.evaluation.caption_page import caption_words_of, score_captions
+from vla.evaluation.caption_page import caption_words_of, score_captions, spread
 
 DEBIAN = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="needs dpkg-deb")
 
@@ -118,6 +118,12 @@ def test_captions_are_read_by_their_language(tmp_path):
     file = tmp_path / "a.txt"
     file.write_text("A cat.\nde.utf8=Eine Katze.\nfr.utf8=\nnote\n", encoding="utf-8")
     assert read_captions(file, ["de", "en", "fr"]) == {"de": "Eine Katze.", "en": "A cat."}
+
+
+def test_what_is_scored_comes_from_all_over_a_split():
+    assert spread(range(10), 4) == [0, 2, 5, 7]
+    assert spread(range(3), 200) == [0, 1, 2]
+    assert spread([], 5) == []
 
 
 def test_a_split_takes_whole_groups_and_no_more_than_its_share():

@@ -53,8 +53,10 @@ def score_captions(
     device: str = "cpu",
     run: Path | None = None,
 ) -> str:
-    """Caption the first `limit` pictures of each split, greedily, in every language, and write
+    """Caption up to `limit` pictures of each split, greedily, in every language, and write
     scores.json, captions.jsonl and index.html to `folder`; returns the table of CIDEr-D.
+
+    Files are sorted by what is to be seen, so that pictures are taken evenly from all over them.
 
     data: folder of train.jsonl and val.jsonl, whose lines have captions. langs: None: all that
     occur. run: the folder of a training run, whose losses are drawn.
@@ -63,7 +65,7 @@ def score_captions(
     vlm = VLM.from_pretrained(model, device=device, dtype="float32")
     rows, scores = [], []
     for split, name in SPLITS.items():
-        examples = [e for e in read_annotated(data / f"{split}.jsonl") if e.captions][:limit]
+        examples = spread([e for e in read_annotated(data / f"{split}.jsonl") if e.captions], limit)
         wanted = langs or sorted({lang for e in examples for lang in e.captions})
         for lang in wanted:
             tasks.check_language(lang)
@@ -86,6 +88,12 @@ def score_captions(
     _write(folder / "captions.jsonl", lines)
     _write(folder / "index.html", _page(rows, scores, _losses(run)))
     return _table(scores)
+
+
+def spread[T](items: Sequence[T], most: int) -> list[T]:
+    """At most `most` of them, at equal distances and in their order."""
+    count = min(most, len(items))
+    return [items[k * len(items) // count] for k in range(count)]
 
 
 def _said(vlm: VLM, examples: Sequence[Annotated], lang: str) -> list[str]:
