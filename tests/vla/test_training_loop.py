@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from backbone.lora import LoRAConfig, load_adapters, merged
+from vla.batch import Batch
 from vla.cli import main
 from vla.config import OptimConfig
 from vla.training import checkpoint, loop
@@ -157,6 +158,19 @@ def test_what_is_not_finite_changes_nothing_though_nobody_looks(muon_lr):
 
     assert [changed(x) for x in (1.0, math.nan, 1.0)] == [True, False, True]
     assert [changed(x) for x in (math.inf, 1.0)] == [False, False]  # one too many
+
+
+def test_pinning_reaches_every_tensor_of_a_micro_batch(monkeypatch):
+    """Torch pins only where there is a card, so that here a sign stands for it."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)
+    mask = torch.zeros(1, 2, dtype=torch.long)
+    observed = Batch(mask, mask, mask, mask, torch.zeros(1, 3))
+    pinned = Microbatch((observed, torch.zeros(2)), 1, ["a"]).pin_memory()
+    batch, plain = pinned.inputs
+    assert plain.tolist() == [1, 1]
+    assert all(x.eq(1).all() for x in vars(batch).values() if x is not None)
+    assert (batch.actions, pinned.samples) == (None, ["a"])
+    assert observed.tokens.sum() == 0
 
 
 def test_a_step_is_asked_for_before_the_one_before_is_heard_of(tmp_path, monkeypatch):
