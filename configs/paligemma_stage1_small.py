@@ -41,7 +41,7 @@ config = StageConfig(
         schedule=Schedule("rsqrt", warmup=60, timescale=300),
         schedules=(("vision", Schedule("rsqrt", warmup=200, timescale=300)),),
     ),
-    precision="bfloat16",
+    precision="auto",
     ema=None,
     workers=1,
     log_every=25,

@@ -44,7 +44,7 @@ config = StageConfig(
         schedule=continued(Schedule("rsqrt", warmup=60, timescale=300), **STAGE_1),
         schedules=(("vision", continued(Schedule("rsqrt", warmup=200, timescale=300), **STAGE_1)),),
     ),
-    precision="bfloat16",
+    precision="auto",
     ema=None,
     workers=1,
     log_every=25,

@@ -33,7 +33,7 @@ config = StageConfig(
         decay_by_rate=False,
         schedule=Schedule(warmup_share=0.05),
     ),
-    precision="bfloat16",
+    precision="auto",
     ema=None,
     workers=1,
     log_every=25,

@@ -46,7 +46,7 @@ config = StageConfig(
     optim=OptimConfig(
         lr=1e-3, muon_lr=8e-3, schedule=Schedule(warmup_share=0.05), weight_decay=1e-4
     ),
-    precision="bfloat16",
+    precision="auto",
     ema=0.995,
     ema_ramp=True,
     workers=1,

@@ -24,6 +24,7 @@ config = VLMConfig(
     vision=Path("outputs/tabletop_vision/vision"),
     steps=8000,
     batch_size=32,
+    accumulate=2,
     seeing=300,
     ramp=300,
     optim=OptimConfig(
@@ -34,7 +35,7 @@ config = VLMConfig(
         muon_lr=8e-3,
         lr_factors=(("vision", 0.03),),
     ),
-    precision="bfloat16",
+    precision="auto",
     ema=0.995,
     ema_ramp=True,
     workers=1,

@@ -19,7 +19,8 @@ from vla.training.vision_job import VisionConfig
 config = VisionConfig(
     output_dir=Path("outputs/tabletop_vlm_vision"),
     model=replace(PALIGEMMA_SMALL.vision, patch=8, depth=4),
-    centres=1.0,
+    summary=4.0,
+    standard=0.8,
     steps=6000,
     batch_size=16,
     optim=OptimConfig(lr=1e-3, warmup=60, end_lr=1e-5, weight_decay=1e-4, muon_lr=8e-3),

@@ -224,9 +224,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="such as cuda (default: cpu)")
     parser.add_argument(
         "--dtype",
-        default="bfloat16",
         choices=("float32", "bfloat16", "float16"),
-        help="of the weights (default: bfloat16)",
+        help="of the weights (default: bfloat16, or float32 on a CPU that does not multiply that)",
     )
     add_compile(parser)
 

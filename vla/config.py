@@ -131,7 +131,9 @@ class RunConfig:
         0.99  # decay of the averaged weights, which are the result; None: no average
     )
     ema_ramp: bool = False  # start with a small decay: min(ema, (1 + step) / (10 + step))
-    precision: Literal["float32", "bfloat16"] = "float32"  # to compute in; weights are float32
+    precision: Literal["float32", "bfloat16", "auto"] = (
+        "float32"  # to compute in; weights are float32. auto: bfloat16 where the device has it
+    )
     text_bucket: int | None = None  # tokens; text is padded to a multiple of it, not to its most
     device: str | None = None  # None: CUDA where there is one, else the CPU
     seed: int = 0

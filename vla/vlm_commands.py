@@ -19,6 +19,7 @@ from backbone import tasks
 from backbone.decoding import Decoding
 from backbone.findings import Findings
 from backbone.mask_codec import CODEC, VAE_OID, MaskCodec, codec_beside, load_codec
+from backbone.precision import resolved
 from backbone.vlm import VLM
 from vla.assets import PALIGEMMA_TABLETOP
 from vla.cli_vlm import DECODING
@@ -30,7 +31,9 @@ from vla.picture_list import STDIN, Opened, find_pictures, limits, read_picture
 
 
 def load(args: argparse.Namespace) -> VLM:
-    vlm = VLM.from_pretrained(_model(args), device=as_device(args.device), dtype=args.dtype)
+    device = as_device(args.device)
+    args.dtype = args.dtype or resolved("auto", device)
+    vlm = VLM.from_pretrained(_model(args), device=device, dtype=args.dtype)
     return vlm.compile() if args.compile else vlm
 
 

@@ -16,7 +16,7 @@ from backbone.pretrained import load_pretrained
 from envs.tabletop.scene import COLOURS, EASY, PLATE, SHAPES, STANDARD, Item, Scene, sample_scene
 from envs.tabletop.truth import boxes, masks
 from vla.config import OptimConfig
-from vla.data.tabletop_places import NAMES, TabletopPlaces
+from vla.data.tabletop_places import COUNTED, NAMES, TabletopPlaces
 from vla.data.tabletop_questions import KINDS, ask
 from vla.data.tabletop_text import caption
 from vla.data.tabletop_vlm import BINS, MASK_SIZE, QUESTIONS, SHARES, TabletopVLM, found, rounded
@@ -151,24 +151,47 @@ def test_places_are_where_things_are_and_the_upper_of_a_stack_counts():
 def test_names_and_boxes_are_told_from_the_patch_of_a_things_centre():
     places = TabletopPlaces(PALIGEMMA_TINY.resolution, ("top",), seed=3).batch(range(4))
     torch.manual_seed(0)
-    model = PlaceNames(PALIGEMMA_TINY.vision, centres=2.0)
-    assert model.number is not None
-    with torch.no_grad():  # sure of no coordinate: the names' loss and the numbers' are left
+    model = PlaceNames(PALIGEMMA_TINY.vision)
+    with torch.no_grad():  # sure of no coordinate: the names' loss is left
         side = model.vision.config.resolution // model.vision.config.patch
         patch = (places.y * side).long() * side + (places.x * side).long()
         whole = model.vision(places.images / 127.5 - 1)
         names = F.cross_entropy(model.head(whole[places.row, patch]), places.name)
         model.corners.weight.zero_()
         model.corners.bias.zero_()
-        number = torch.zeros(whole.shape[:2], dtype=torch.long)
-        for row, at in zip(places.row, patch, strict=True):
-            number[row, at] += 1
-        assert number.sum() == len(places.name)
-        told = F.cross_entropy(model.number(whole).mT, number.clamp(max=2))
-        expected = float(names + 2 * told) + math.log(BINS)
-        assert float(model(places)) == pytest.approx(expected, abs=1e-5)
-        model.number = None
         assert float(model(places) - names) == pytest.approx(math.log(BINS), abs=1e-5)
+
+
+def test_patches_without_a_thing_tell_what_the_whole_picture_holds():
+    places = TabletopPlaces(PALIGEMMA_TINY.resolution, ("top",), seed=3).batch(range(3))
+    torch.manual_seed(0)
+    model = PlaceNames(PALIGEMMA_TINY.vision, summary=2.0)
+    assert model.present is not None
+    assert model.number is not None
+    side = model.vision.config.resolution // model.vision.config.patch
+    with torch.no_grad():
+        features, losses = model.vision(places.images / 127.5 - 1), []
+        for row, patches in enumerate(features):
+            mine = places.row == row
+            names = [NAMES[n] for n in places.name[mine]]
+            count = {kind: sum(kind in name.split() for name in names) for kind in COUNTED}
+            count["object"] = sum(count[shape] for shape in SHAPES)
+            y, x = (places.y[mine] * side).int(), (places.x[mine] * side).int()
+            for patch in set(range(side**2)) - set((y * side + x).tolist()):
+                chance = model.present(patches[patch]).sigmoid()
+                there = [c if n in names else 1 - c for n, c in zip(NAMES, chance, strict=True)]
+                told = model.number(patches[patch]).view(len(COUNTED), -1).softmax(-1)
+                numbers = [t[count[kind]] for t, kind in zip(told, COUNTED, strict=True)]
+                losses.append(-torch.stack(there).log().mean() - torch.stack(numbers).log().mean())
+        whole = model(places)
+        model.summary = 0.0
+        expected = 2 * float(torch.stack(losses).mean())
+        assert float(whole - model(places)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_share_of_crowded_scenes():
+    things = [len(TabletopPlaces(8, ("top",), 1, s).batch(range(40)).row) for s in (0.0, 1.0)]
+    assert 40 * 3 <= things[0] <= 40 * 5 < things[1] <= 40 * 8
 
 
 def test_text_starts_from_the_encoder_that_was_taught_before(tmp_path):

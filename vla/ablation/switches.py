@@ -58,7 +58,7 @@ def base(sources: Sources, steps: int) -> StageConfig:
         text_length=64,
         steps=steps,
         batch_size=32,
-        precision="bfloat16",
+        precision="auto",
         optim=OptimConfig(
             lr=1e-3,
             muon_lr=8e-3,

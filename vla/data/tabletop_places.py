@@ -18,6 +18,13 @@ from envs.tabletop.scene import COLOURS, EASY, PLATE, SHAPES, STANDARD, sample_s
 from envs.tabletop.truth import boxes
 
 NAMES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in (*SHAPES, PLATE))
+COUNTED = ("object", *SHAPES, PLATE, *COLOURS)  # what is counted
+COUNTED_NAMES = torch.tensor(  # [NAMES, COUNTED]
+    [
+        [kind in name.split() or (kind == "object" and PLATE not in name) for kind in COUNTED]
+        for name in NAMES
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -42,18 +49,22 @@ class Places:
 
 @dataclass(frozen=True)
 class TabletopPlaces:
-    """A stream of scenes of both levels; the i-th is a pure function of (seed, i)."""
+    """A stream of scenes of both levels; the i-th is a pure function of (seed, i).
+
+    standard: share of scenes of the more crowded level.
+    """
 
     image_size: int
     cameras: tuple[str, ...] = ("top", "wrist")
     seed: int = 0
+    standard: float = 0.5
 
     def batch(self, indices: Sequence[int]) -> Places:
         """Pictures of these scenes by all cameras. Where things are stacked, the upper counts."""
         images, found = [], []
         for i in indices:
             rng = np.random.default_rng((self.seed, i))
-            scene = sample_scene(rng, STANDARD if rng.random() < 0.5 else EASY)
+            scene = sample_scene(rng, STANDARD if rng.random() < self.standard else EASY)
             scene = scene.with_random_gripper(rng)
             for camera in self.cameras:
                 left, top, span = view(scene, camera)

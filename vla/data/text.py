@@ -39,8 +39,7 @@ class TextRoom:
 
     def fits(self, prompt: str, answer: str) -> bool:
         """Whether prompt, newline, answer and EOS are not cut."""
-        ids = len(self.tokenizer.prefix(prompt)) + len(self.tokenizer.encode(answer, eos=True))
-        return ids <= self.length
+        return text_length(prompt, answer, self.tokenizer) <= self.length
 
 
 _TASK = re.compile(r"(caption|cap|describe|answer|question) \w+ ?|(ocr|detect|segment)\b ?")
@@ -92,6 +91,11 @@ def collate_text(
         suffix=torch.from_numpy(suffix),
         counted=None if counted is None else torch.from_numpy(counted),
     )
+
+
+def text_length(prompt: str, answer: str, tokenizer: Tokenizer) -> int:
+    """Tokens of a row that is not cut: prompt, newline, answer and EOS."""
+    return len(tokenizer.prefix(prompt)) + len(tokenizer.encode(answer, eos=True))
 
 
 def tokens_read(batch: TextBatch, patches: int) -> int:

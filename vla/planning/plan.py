@@ -163,7 +163,8 @@ def plan(
         )
     batch = config.batch_size // parts
     drawn = sketch(config, cameras, text)
-    sharded, half = gpus > 1, config.precision == "bfloat16"
+    precision = "bfloat16" if config.precision == "auto" else config.precision  # on a card
+    sharded, half = gpus > 1, precision == "bfloat16"
 
     def model(unused: Iterable[str] = (), dtype: torch.dtype = torch.float32) -> nn.Module:
         with torch.device("meta"):
@@ -183,7 +184,7 @@ def plan(
         done = rehearse(
             model(unused, gathered_dtype),
             drawn.inputs,
-            precision=config.precision,
+            precision=precision,
             every=every or None,
             gradients=keeps,
             keep_products=config.parallel.keep_products,
@@ -231,7 +232,7 @@ def plan(
     return Plan(
         gpus,
         shards,
-        config.precision,
+        precision,
         batch,
         drawn.cameras,
         drawn.text,

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from backbone.precision import autocast
 from vla.planning.live import Envelope, Live
 from vla.planning.work import Work
 from vla.training.optimiser import trained_parameters
@@ -71,7 +72,7 @@ def rehearse(
         with Live(batch) as live:
             live.ignore(model.parameters())
             live.ignore(model.buffers())
-            with forward, torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
+            with forward, autocast(device, precision):
                 loss = model(*given)
             with backward:
                 loss.backward()

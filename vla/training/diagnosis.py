@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from backbone.precision import autocast
 from vla.training.job import Microbatch
 
 __all__ = ["Finding", "diagnose", "one_by_one"]
@@ -49,7 +50,7 @@ def diagnose(
     inputs = [value.to(device) for value in microbatch.inputs]
     handles = list(_watched(model, seen))
     try:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        with autocast(device, precision):
             loss = model(*inputs)
         seen.look(loss, "the loss, of what the last module gave it")
         (loss * microbatch.factor).backward()

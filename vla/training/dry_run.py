@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from backbone.paligemma import PaliGemma, PaliGemmaConfig, TextBatch
+from backbone.precision import autocast
 from vla.planning.work import Work
 from vla.training.optimiser import freeze, make_optimiser
 from vla.training.parallel import parallelise
@@ -80,7 +81,7 @@ def dry_run(config: StageConfig, processes: int = 256) -> DryRun:
 
 def _flops(model: PaliGemma, batch: TextBatch, config: StageConfig) -> float:
     with Work() as work:
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
+        with autocast(CPU, config.precision):
             loss = model(batch)
         loss.backward()
     return work.flops

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from backbone.lora import merged, save_adapters
+from backbone.precision import multiplies_bfloat16
 from vla.config import RunConfig, as_dict, save_config
 from vla.training import checkpoint
 from vla.training.build import build
@@ -129,6 +130,7 @@ class _Run:
         ):
             if unreached := self.job.unreached:
                 self.log.say(f"left out of training, no loss reaches them: {', '.join(unreached)}")
+            self.say_precision()
             self.clock.start()
             for step, microbatches in batches:
                 self.clock.works()
@@ -141,6 +143,16 @@ class _Run:
                 self.clock.waits()
             self.saver.wait()
             return self.publish()
+
+    def say_precision(self) -> None:
+        """Where a CPU has no products in bfloat16."""
+        if multiplies_bfloat16(self.device) or (wanted := self.config.precision) == "float32":
+            return
+        can_do = f"{self.device.type} here has no fast products in bfloat16"
+        if wanted == "auto":
+            self.log.say(f"computes in float32: {can_do}")
+        else:
+            self.log.say(f'{can_do}: precision="auto" computes in float32 and is much faster')
 
     def ask(self, step: int, microbatches: Sequence[Microbatch]) -> None:
         """For an update, and the average's."""

@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from vla.config import OptimConfig
 from vla.training.adafactor import Adafactor
+from vla.training.muon import Muon
 from vla.training.schedule import Schedule, learning_rate, multiplier
 
 __all__ = [
@@ -63,13 +64,13 @@ class Optimisers:
         }
 
     def step(self, shut: Tensor | None = None) -> None:
-        """One step of each, unless the scalar `shut` is 1. AdamW leaves that to its kernel; the
-        others have no way to, so that with these the host waits for the number."""
-        kernel = all(isinstance(part, torch.optim.AdamW) for part in self.parts)
+        """One step of each, unless the scalar `shut` is 1. AdamW's kernel and Muon read it on the
+        device; the others have no way to, so that with these the host waits for the number."""
+        kernel = all(isinstance(part, torch.optim.AdamW | Muon) for part in self.parts)
         if shut is not None and not kernel and bool(shut):
             return
         for part in self.parts:
-            if isinstance(part, torch.optim.AdamW):
+            if isinstance(part, torch.optim.AdamW | Muon):
                 part.found_inf = shut  # pyright: ignore[reportAttributeAccessIssue]
             part.step()
 
@@ -103,7 +104,7 @@ def make_optimiser(model: nn.Module, config: OptimConfig) -> Optimisers:
     Where several prefixes of `lr_factors` or `schedules` match, the longest one holds.
 
     With `config.muon_lr`, the matrices inside transformer blocks are trained by Muon instead
-    (Jordan et al. 2024; torch's own), whose updates are orthogonal: a small model learned to see in
+    (`vla.training.muon`), whose updates are orthogonal: a small model learned to see in
     half the steps with it.
     """
     factors = _by_name(model, config.lr_factors)
@@ -138,7 +139,8 @@ def make_optimiser(model: nn.Module, config: OptimConfig) -> Optimisers:
         make = {"adamw": _adamw, "adafactor": _adafactor, "adamw8bit": _adamw8bit}[config.method]
         parts.append(make(others, config))
     if muon:
-        parts.append(_muon(muon, config))
+        assert config.muon_lr is not None
+        parts.append(Muon(muon, config.muon_lr))
     return Optimisers(*parts)
 
 
@@ -207,14 +209,6 @@ def _eight_bits(adamw: Any, parameter: nn.Parameter, signed: bool) -> Tensor:
         if parameter.shape[0] % shards:
             return torch.zeros_like(parameter)
     return adamw._new_buffer(parameter, signed)
-
-
-def _muon(groups: list[dict], config: OptimConfig) -> torch.optim.Muon:
-    assert config.muon_lr is not None, "Muon's groups are only made where it has a rate"
-    muon = torch.optim.Muon(groups, lr=config.muon_lr)
-    for parameter in _parameters(groups):
-        muon.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
-    return muon
 
 
 def _parameters(groups: list[dict]) -> list[nn.Parameter]:

@@ -28,6 +28,7 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
+from backbone.precision import resolved
 from vla.training.world import World
 
 __all__ = [
@@ -125,7 +126,7 @@ def parallelise(
     mesh = init_device_mesh(
         device.type, (world.size // shards, shards), mesh_dim_names=("copies", "shards")
     )
-    half = torch.bfloat16 if precision == "bfloat16" else None
+    half = torch.bfloat16 if resolved(precision, device) == "bfloat16" else None
     policy = MixedPrecisionPolicy(
         param_dtype=half,
         reduce_dtype=torch.float32 if half and config.wide_reduction else half,

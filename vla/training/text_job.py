@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from backbone.tokenizer import Tokenizer
 from vla.config import RunConfig
 from vla.data.examples import Examples
 from vla.data.tabletop_text import TabletopText
-from vla.data.text import collate_text, tokens_read
+from vla.data.text import TextExample, collate_text, text_length, tokens_read
 from vla.training.job import Job, Microbatch
 from vla.training.sampler import HELD_OUT_SEED, shares
 from vla.training.start import drawn, encoder
@@ -97,11 +98,20 @@ class TextConfig(RunConfig):
     def _microbatches(
         self, examples: Examples, step: int, tokenizer: Tokenizer, world: World
     ) -> list[Microbatch]:
-        def microbatch(part: range) -> Microbatch:
-            batch = collate_text([examples[i] for i in part], tokenizer)
+        """Of a step's examples; where there are several, the longest texts are in the last, so that
+        the others are padded less."""
+
+        def microbatch(part: Sequence[tuple[int, TextExample]]) -> Microbatch:
+            batch = collate_text([example for _, example in part], tokenizer)
             tokens = tokens_read(batch, self.model.vision.tokens)
-            names = [f"tabletop: scene {i}" for i in part]
+            names = [f"tabletop: scene {i}" for i, _ in part]
             return Microbatch((batch,), len(part), names, tokens=tokens)
 
         parts = shares(step, self.batch_size, self.accumulate, world)
-        return [microbatch(part) for part in parts]
+        drawn = [(i, examples[i]) for part in parts for i in part]
+        if len(parts) > 1:
+            drawn.sort(key=lambda item: text_length(item[1].prompt, item[1].answer, tokenizer))
+        ends = list(accumulate(map(len, parts)))
+        return [
+            microbatch(drawn[end - len(part) : end]) for part, end in zip(parts, ends, strict=True)
+        ]

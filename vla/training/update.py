@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from backbone.precision import autocast
 from vla.training.faults import NotFinite
 from vla.training.job import Microbatch
 from vla.training.optimiser import Optimisers
@@ -184,7 +185,7 @@ def _backward(
 
 def _loss(model: nn.Module, microbatch: Microbatch, device: torch.device, precision: str) -> Tensor:
     inputs = [x.to(device) for x in microbatch.inputs]
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+    with autocast(device, precision):
         return model(*inputs)
 
 

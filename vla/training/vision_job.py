@@ -16,46 +16,61 @@ from backbone.siglip import SigLIP, SigLIPConfig
 from backbone.sources.headers import WEIGHTS
 from backbone.weights import save_weights
 from vla.config import RunConfig
-from vla.data.tabletop_places import NAMES, Places, TabletopPlaces
+from vla.data.tabletop_places import COUNTED, COUNTED_NAMES, NAMES, Places, TabletopPlaces
 from vla.data.tabletop_vlm import BINS
 from vla.training.job import Job, Microbatch
 from vla.training.sampler import HELD_OUT_SEED, shares
 from vla.training.start import drawn
 from vla.training.world import ALONE, World
 
+MOST = 7  # things of one kind that are told apart from more
+
 
 class PlaceNames(nn.Module):
-    """An image encoder and linear heads that tell what lies at a patch, its box, and how many
-    things have their centre in it: none, one or more.
+    """An image encoder and linear heads that tell what lies at a patch, its box, and what the whole
+    picture holds.
 
-    centres: weight of the loss of the last; it has every patch's features say whether there is a
-    thing to count.
+    summary: weight of the losses of the last. Every patch without a thing's centre then tells which
+    of `NAMES` there are and how many of each of `COUNTED`: what a question about all of a picture
+    asks for is a look-up like the others.
     """
 
-    def __init__(self, config: SigLIPConfig, centres: float = 0.0):
+    def __init__(self, config: SigLIPConfig, summary: float = 0.0):
         super().__init__()
         self.vision = SigLIP(config)
         self.head = nn.Linear(config.width, len(NAMES))
         self.corners = nn.Linear(config.width, 4 * BINS)
-        self.number = nn.Linear(config.width, 3) if centres else None
-        self.centres = centres
+        self.present = nn.Linear(config.width, len(NAMES)) if summary else None
+        self.number = nn.Linear(config.width, len(COUNTED) * (MOST + 1)) if summary else None
+        self.summary = summary
 
     def forward(self, places: Places) -> Tensor:
         """Mean over things of the cross-entropy of their names and that of their boxes'
-        coordinates, each the mean of four; and over patches of that of the number of centres,
-        times `centres`. A scalar."""
+        coordinates, each the mean of four; and, times `summary`, mean over patches with no thing of
+        that of presence and that of numbers. A scalar."""
         features = self.vision(places.images.to(self.head.weight.dtype) / 127.5 - 1)
         patch = self._patch(places)
         things = features[places.row, patch]
         corners = rearrange(self.corners(things), "k (c b) -> k b c", c=4)
         parts = (places.box * BINS).long().clamp(max=BINS - 1)
         loss = F.cross_entropy(self.head(things), places.name) + F.cross_entropy(corners, parts)
-        if self.number is None:
-            return loss
-        number = places.row.new_zeros(features.shape[:2])
-        number.index_put_((places.row, patch), torch.ones_like(patch), accumulate=True)
-        of_patches = self.number(features).flatten(0, 1)
-        return loss + self.centres * F.cross_entropy(of_patches, number.clamp(max=2).flatten())
+        return loss + self.summary * self._summary_loss(features, places, patch)
+
+    def _summary_loss(self, features: Tensor, places: Places, patch: Tensor) -> Tensor | float:
+        if self.present is None or self.number is None:
+            return 0.0
+        free = features.new_ones(features.shape[:2])
+        free[places.row, patch] = 0
+        there = features.new_zeros(len(features), len(NAMES))
+        there[places.row, places.name] = 1
+        numbers = (there @ COUNTED_NAMES.to(there)).long().clamp(max=MOST)
+        present = self.present(features)
+        wanted = there[:, None].expand_as(present)
+        loss = F.binary_cross_entropy_with_logits(present, wanted, reduction="none").mean(-1)
+        told = rearrange(self.number(features), "b p (k n) -> b n p k", n=MOST + 1)
+        wanted = numbers[:, None].expand(-1, told.shape[2], -1)
+        loss = loss + F.cross_entropy(told, wanted, reduction="none").mean(-1)
+        return (loss * free).sum() / free.sum()
 
     def _patch(self, places: Places) -> Tensor:
         """That a thing's centre is in: [K]."""
@@ -69,18 +84,21 @@ class VisionConfig(RunConfig):
     """An image encoder trained from nothing on tabletop scenes; the result, a folder `vision`, is
     what `TextConfig.vision` starts from. The heads are left behind.
 
-    centres: weight of the loss of how many things each patch holds; see `PlaceNames`.
+    summary: weight of the losses of what the whole picture holds; see `PlaceNames`. standard: share
+    of crowded scenes.
     """
 
     model: SigLIPConfig
     cameras: tuple[str, ...] = ("top", "wrist")
-    centres: float = 0.0
+    summary: float = 0.0
+    standard: float = 0.5
 
     def job(self, world: World = ALONE) -> Job:
         with torch.device("meta"):
-            model = PlaceNames(self.model, self.centres)
-        scenes = TabletopPlaces(self.model.resolution, self.cameras, self.seed)
-        unseen = TabletopPlaces(self.model.resolution, self.cameras, self.seed + HELD_OUT_SEED)
+            model = PlaceNames(self.model, self.summary)
+        size = self.model.resolution
+        scenes = TabletopPlaces(size, self.cameras, self.seed, self.standard)
+        unseen = TabletopPlaces(size, self.cameras, self.seed + HELD_OUT_SEED, self.standard)
 
         def microbatches(source: TabletopPlaces, step: int, world: World) -> list[Microbatch]:
             parts = shares(step, self.batch_size, self.accumulate, world)
