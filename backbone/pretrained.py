@@ -21,6 +21,7 @@ from backbone.gemma import GemmaConfig
 from backbone.numerics import BIG_VISION, HUGGING_FACE, OPENPI_JAX, Numerics
 from backbone.paligemma import PaliGemma, PaliGemmaConfig
 from backbone.positions import resample_positions
+from backbone.precision import multiplies_bfloat16
 from backbone.siglip import SigLIPConfig
 from backbone.sources.origin import OURS, paligemma_files
 from backbone.sources.paligemma_files import TOKENIZERS, PaliGemmaFiles
@@ -173,7 +174,10 @@ def outlined(
 
 
 def _load(files: PaliGemmaFiles, config: PaliGemmaConfig, device, dtype) -> PaliGemma:
-    model, tensors = _outlined(files, config, as_dtype(dtype))
+    kind = as_dtype(dtype)
+    if kind == torch.bfloat16 and not multiplies_bfloat16(device):
+        _log.warning('no fast products in bfloat16 on this %s; dtype="float32" is faster', device)
+    model, tensors = _outlined(files, config, kind)
     fill(model, tensors(), device)
     _announce(files, config)
     return model

@@ -138,7 +138,7 @@ class Blocks(nn.Module):
         return self.part.get_submodule("blocks.0")(x).sum()
 
 
-@pytest.mark.parametrize("muon_lr", [None, 0.1])  # Muon can't be held back on the device
+@pytest.mark.parametrize("muon_lr", [None, 0.1])
 def test_what_is_not_finite_changes_nothing_though_nobody_looks(muon_lr):
     model = Blocks()
     optimiser = make_optimiser(model, OptimConfig(lr=0.1, muon_lr=muon_lr))

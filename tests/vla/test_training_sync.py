@@ -17,6 +17,8 @@ from vla.training.update import update
 
 READS = ("aten::_local_scalar_dense", "aten::is_nonzero", "aten::nonzero", "aten::equal")
 
+ADAMW, MUON = OptimConfig(), OptimConfig(muon_lr=1e-2)
+
 
 class Reads(TorchDispatchMode):
     """Where operations come from after which Python waits for a number of the device."""
@@ -32,12 +34,12 @@ class Reads(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
 
-def stepping(device: torch.device, precision: str):
+def stepping(device: torch.device, precision: str, optim: OptimConfig):
     """A function that makes one step of the toy π0 and moves its average."""
     torch.manual_seed(0)
     model = Pi0(SIZES["toy"]).to(device).train()
     batch = [Microbatch(_inputs(SIZES["toy"], 2, 2, device), 2)] * 2
-    optimiser = make_optimiser(model, OptimConfig())
+    optimiser = make_optimiser(model, optim)
     ema = Ema(model, 0.99)
 
     def step(number: int) -> None:
@@ -57,10 +59,12 @@ def test_the_mode_sees_what_it_should():
     assert len(reads.seen) >= 2
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_nothing_in_a_step_reads_single_numbers(precision):
-    """Forward, backward, clipping, AdamW and the average."""
-    step = stepping(torch.device("cpu"), precision)
+@pytest.mark.parametrize(
+    ("precision", "optim"), [("float32", ADAMW), ("bfloat16", ADAMW), ("float32", MUON)]
+)
+def test_nothing_in_a_step_reads_single_numbers(precision, optim):
+    """Forward, backward, clipping, optimisers and the average."""
+    step = stepping(torch.device("cpu"), precision, optim)
     step(0)
     with Reads() as reads:
         step(1)
@@ -70,10 +74,12 @@ def test_nothing_in_a_step_reads_single_numbers(precision):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_the_host_does_not_wait_for_the_card(precision):
-    """Not even for whether all is finite: that holds AdamW back on the card."""
-    step = stepping(torch.device("cuda"), precision)
+@pytest.mark.parametrize(
+    ("precision", "optim"), [("float32", ADAMW), ("bfloat16", ADAMW), ("bfloat16", MUON)]
+)
+def test_the_host_does_not_wait_for_the_card(precision, optim):
+    """Not even for whether all is finite: that holds the optimisers back on the card."""
+    step = stepping(torch.device("cuda"), precision, optim)
     step(0)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("warn")
