@@ -3,8 +3,8 @@
     vla train configs/tabletop_vlm_vision.py
 
 Stage 0 of a small PaliGemma, as SigLIP is of the large one. Pictures have 108 pixels for 9 × 9
-patches, in which small squares and circles differ more than in the 72 of configs/tabletop_vision.py,
-at no more tokens. Patches with nothing on them tell which things there are and how many.
+patches: small squares and circles differ more than in the 72 of configs/tabletop_vision.py, at
+no more tokens. Patches with nothing on them tell which things there are and how many.
 """
 
 from dataclasses import replace

@@ -5,6 +5,8 @@ import torch
 
 from backbone import precision
 from backbone.precision import autocast, resolved
+from backbone.pretrained import load_model
+from vla.assets import PALIGEMMA_TABLETOP
 
 
 @pytest.mark.parametrize(("has", "auto"), [(True, "bfloat16"), (False, "float32")])
@@ -24,3 +26,13 @@ def test_auto_is_what_the_device_multiplies(monkeypatch, has, auto):
 def test_other_names_are_refused():
     with pytest.raises(ValueError, match="auto, float32 or bfloat16, not 'half'"):
         resolved("half", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("has", "dtype"), [(False, "bfloat16"), (False, "float32"), (True, "bfloat16")]
+)
+def test_loading_warns_of_weights_that_the_device_is_slow_with(monkeypatch, caplog, has, dtype):
+    monkeypatch.setattr("backbone.pretrained.multiplies_bfloat16", lambda device: has)
+    load_model(PALIGEMMA_TABLETOP, dtype=dtype)
+    warned = 'dtype="float32" is faster' in caplog.text
+    assert warned == (not has and dtype == "bfloat16")

@@ -124,3 +124,24 @@ def test_the_shipped_models_find_what_instructions_name(folder, standard):
     error = (said - wanted).abs()[place] / 1024  # of the table's side
     assert (error <= 0.04).float().mean() > 0.95
     assert error.mean() < 0.02
+
+
+def test_micro_batches_hold_texts_of_like_length_and_give_the_same_gradient(tmp_path):
+    common = {"output_dir": tmp_path, "steps": 9, "batch_size": 8, "model": PALIGEMMA_TINY}
+    common |= {"seeing": 0, "ramp": 0, "cameras": ("top",)}
+    whole, parted = TextConfig(**common).job(), TextConfig(**common, accumulate=2).job()
+    (one,), two = whole.batch(3), parted.batch(3)
+    lengths = [m.inputs[0].token_valid.sum(1) for m in two]
+    assert [len(x) for x in lengths] == [4, 4]
+    assert lengths[0].max() <= lengths[1].min()
+    assert two[0].inputs[0].tokens.shape[1] < one.inputs[0].tokens.shape[1]
+    assert sorted([*two[0].samples, *two[1].samples]) == sorted(one.samples)
+    model = whole.begun()
+    (model(*one.inputs)).backward()
+    expected = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    for m in two:
+        (model(*m.inputs) / 2).backward()
+    for name, gradient in expected.items():
+        found = model.get_parameter(name).grad
+        assert (found - gradient).norm() <= 1e-5 * gradient.norm() + 1e-9, name

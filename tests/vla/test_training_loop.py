@@ -208,6 +208,22 @@ def test_bfloat16_computes_coarsely_but_keeps_weights_and_moments_in_float32():
     assert norms["bfloat16"] == pytest.approx(norms["float32"], rel=0.05)
 
 
+@pytest.mark.parametrize(
+    ("precision", "told"),
+    [
+        ("auto", "computes in float32: cpu here has no fast products in bfloat16"),
+        ("bfloat16", 'precision="auto" computes in float32 and is much faster'),
+        ("float32", None),
+    ],
+)
+def test_a_cpu_without_bfloat16_is_told(tmp_path, capsys, monkeypatch, precision, told):
+    monkeypatch.setattr("vla.training.loop.multiplies_bfloat16", lambda device: False)
+    train(fake_config(tmp_path, steps=1, precision=precision))
+    out, err = capsys.readouterr()
+    assert ("bfloat16" in out + err) == (told is not None)
+    assert told is None or told in out + err
+
+
 def test_validation_weighs_samples_equally_and_leaves_the_model_training():
     model = Network().double().train()
     x, noise = samples(7, torch.float64)

@@ -1,5 +1,6 @@
 """The VLM's commands, run in this process on the PaliGemma that ships with the package."""
 
+import argparse
 import io
 import json
 import shutil
@@ -11,6 +12,7 @@ from PIL import Image
 
 from backbone.findings import Findings, Thing
 from backbone.mask_codec import CODEC, SMALL_MASK_CODEC, MaskCodec
+from backbone.precision import resolved
 from backbone.vlm import VLM
 from backbone.weights import save_weights
 from envs.tabletop.render import render
@@ -18,6 +20,7 @@ from envs.tabletop.scene import EASY, sample_scene
 from vla import cli
 from vla.assets import PALIGEMMA_TABLETOP
 from vla.drawing import COLOURS, draw_findings
+from vla.vlm_commands import load
 
 MODEL = ["--model", str(PALIGEMMA_TABLETOP), "--dtype", "float32"]
 SCENES = [render(sample_scene(np.random.default_rng(i), EASY), "top", 144) for i in range(3)]
@@ -52,6 +55,14 @@ def type_in(monkeypatch, data: bytes) -> None:
 def test_one_picture_gives_the_bare_answer(folder, vlm, capsys):
     status, out, _ = run(["caption", str(folder / "1.png"), *MODEL], capsys)
     assert (status, out) == (0, vlm.caption(SCENES[1]) + "\n")
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_weights_are_of_the_dtype_that_is_asked_for_or_suits_the_device(dtype):
+    args = argparse.Namespace(model=PALIGEMMA_TABLETOP, device="cpu", dtype=dtype, compile=False)
+    weights = {parameter.dtype for parameter in load(args).model.parameters()}
+    assert weights == {getattr(torch, dtype or resolved("auto", "cpu"))}
+    assert args.dtype == dtype or dtype is None
 
 
 def test_a_folder_gives_a_line_per_picture_in_order(folder, vlm, capsys):
