@@ -234,6 +234,21 @@ def test_a_signal_to_any_process_saves_and_stops_both(forks, tmp_path, ranks):
     assert tensors(tmp_path, step)
 
 
+def test_a_signal_to_all_processes_of_a_run_saves_too(forks, tmp_path):
+    """As Slurm sends it: those that prepare batches get it as well, and first."""
+    run = running(start(forks, tmp_path, **{**LONG, "workers": 2}))
+    (pid,) = run.pids
+    workers = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    assert len(workers) >= 2
+    for worker in workers:
+        os.kill(int(worker), signal.SIGTERM)
+    time.sleep(0.5)
+    run.signal(signal.SIGTERM)
+    assert run.wait() == [TERMINATED], run.said()
+    (step,) = checkpoint.steps(tmp_path / "run/checkpoints")
+    assert tensors(tmp_path, step)
+
+
 def test_a_second_signal_stops_at_once(forks, tmp_path):
     """While a batch is waited for, say."""
     run = start(forks, tmp_path, **{**LONG, "delay": 600.0, "slow_from": 3})

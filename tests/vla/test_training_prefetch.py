@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Sequence
 
@@ -40,6 +41,10 @@ def hangs(step: int) -> Sequence[Microbatch]:
     return batch(step)
 
 
+def told_by(step: int) -> Sequence[Microbatch]:
+    return [Microbatch((torch.tensor(os.getpid()),), 1)]
+
+
 def run(prepare, workers: int, timeout: float = 60.0) -> list[int]:
     seen = []
     with Prefetch(prepare, names, range(1, 6), workers, timeout) as batches:
@@ -75,3 +80,29 @@ def test_a_workers_death_names_the_step_and_its_samples():
 def test_a_worker_that_hangs_is_named_in_time():
     with pytest.raises(LostWorker, match=r"step 3: DataLoader timed out.*episode 3 frame 7"):
         run(hangs, workers=1, timeout=2.0)
+
+
+def test_workers_hear_the_process_that_trains_alone():
+    """A scheduler's signal goes to them too."""
+    pids = set()
+    with Prefetch(told_by, names, range(20), workers=2, timeout=30.0) as batches:
+        for step, (microbatch,) in batches:
+            pids.add(int(microbatch.inputs[0]))
+            if step == 1:
+                for name in ("TERM", "INT"):
+                    subprocess.run(["kill", f"-{name}", *map(str, pids)], check=True)
+    assert step == 19
+    assert len(pids) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_workers_end_when_the_process_that_trains_says_so(number):
+    def tell() -> None:
+        with Prefetch(told_by, names, range(20), workers=1, timeout=30.0) as batches:
+            for step, (microbatch,) in batches:
+                if step == 1:
+                    os.kill(int(microbatch.inputs[0]), number)
+                time.sleep(0.1)
+
+    with pytest.raises(LostWorker, match="DataLoader worker"):
+        tell()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
@@ -24,6 +26,9 @@ class Prefetch:
     Then, and where a batch takes more than `timeout` seconds, LostWorker tells the step that is
     waited for and `samples` of it. BadData where a batch can't be read. pin: tensors into pages
     that a card copies from while it computes.
+
+    Workers hear no SIGTERM and SIGINT but those of the process that trains: schedulers and
+    terminals send them to all processes of a run, whose batches are still needed to end it well.
     """
 
     def __init__(
@@ -45,6 +50,7 @@ class Prefetch:
             timeout=timeout if workers else 0,
             pin_memory=pin,
             generator=torch.Generator(),  # the loader would draw from the global one otherwise
+            worker_init_fn=_listen_to_parent,
         )
 
     def __iter__(self) -> Iterator[tuple[int, Sequence[Microbatch]]]:
@@ -93,6 +99,20 @@ class _Steps(Dataset):
             bad = BadData(f"the batch of step {step} can't be read: {error}")
             bad.__cause__ = error
             return bad
+
+
+def _listen_to_parent(worker: int) -> None:
+    """In a worker, before it begins."""
+    signals = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    parent = os.getppid()
+
+    def listen() -> None:
+        while signal.sigwaitinfo(signals).si_pid != parent:
+            pass
+        os._exit(0)
+
+    threading.Thread(target=listen, daemon=True).start()
 
 
 def _unchanged(item: Sequence[Microbatch] | BadData) -> Sequence[Microbatch] | BadData:
