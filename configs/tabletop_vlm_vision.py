@@ -1,10 +1,13 @@
-"""The image encoder of configs/tabletop_vlm.py: what lies where, and what the whole picture holds.
+"""A sharper, deeper image encoder than that of configs/tabletop_vision.py, which also learns what
+the whole picture holds.
 
     vla train configs/tabletop_vlm_vision.py
+    vla train configs/tabletop_vlm.py --vision outputs/tabletop_vlm_vision/vision \\
+      --model.vision.depth 4 --model.vision.patch 12 --model.vision.resolution 108
 
-Stage 0 of a small PaliGemma, as SigLIP is of the large one. Pictures have 108 pixels for 9 × 9
-patches: small squares and circles differ more than in the 72 of configs/tabletop_vision.py, at
-no more tokens. Patches with nothing on them tell which things there are and how many.
+Pictures have 108 pixels for 9 × 9 patches: small squares and circles differ more than in 72, at no
+more tokens. Patches with nothing on them tell which things there are and how many, for counting.
+docs/results.md says what that is worth, and what it costs.
 """
 
 from dataclasses import replace

@@ -29,8 +29,8 @@ from vla.data.text import TextExample
 
 BINS = 96
 MASK_SIZE = 288  # pixels of the picture that masks are cut from
-SHARES = {"locate": 0.02, "detect": 0.2, "segment": 0.13, "question": 0.6, "caption": 0.05}
-QUESTIONS = {"colour": 0.2, "count": 0.2, "presence": 0.15, "relation": 0.25, "side": 0.2}
+SHARES = {"locate": 0.1, "detect": 0.2, "segment": 0.15, "question": 0.5, "caption": 0.05}
+QUESTIONS = {"colour": 0.15, "count": 0.25, "presence": 0.15, "relation": 0.25, "side": 0.2}
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class TabletopVLM:
                 prompt, answer = tasks.detect(names), detection_answer(found(scene, names))
             case "segment":
                 assert self.codec is not None, "segmentation needs a codec"
-                names = some_names(scene, rng, 1)
+                names = some_names(scene, rng, 2)
                 answer = detection_answer(found(scene, names, self.codec))
                 prompt = tasks.segment(names)
             case "question":
