@@ -1,6 +1,5 @@
 """Which numbers a device multiplies well."""
 
-from contextlib import AbstractContextManager
 from typing import Literal
 
 import torch
@@ -37,7 +36,7 @@ def resolved(precision: str, device: torch.device | str) -> Literal["float32", "
             raise ValueError(f"precision is auto, float32 or bfloat16, not {precision!r}")
 
 
-def autocast(device: torch.device | str, precision: str) -> AbstractContextManager[None]:
+def autocast(device: torch.device | str, precision: str) -> torch.autocast:
     """Forward passes in here compute in `precision`, whatever the weights are kept in."""
     kind = torch.device(device).type
     half = resolved(precision, device) == "bfloat16"

@@ -144,4 +144,5 @@ def test_micro_batches_hold_texts_of_like_length_and_give_the_same_gradient(tmp_
         (model(*m.inputs) / 2).backward()
     for name, gradient in expected.items():
         found = model.get_parameter(name).grad
+        assert found is not None
         assert (found - gradient).norm() <= 1e-5 * gradient.norm() + 1e-9, name

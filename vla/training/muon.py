@@ -54,7 +54,7 @@ class Muon(torch.optim.Optimizer):
 
     def _update(self, parameters: list[Tensor], lr: float, weight_decay: float) -> None:
         moments = [self.state[p]["momentum_buffer"] for p in parameters]
-        gradients = [p.grad for p in parameters]
+        gradients = [p.grad for p in parameters if p.grad is not None]
         means = [m.lerp(g, 1 - MOMENTUM) for m, g in zip(moments, gradients, strict=True)]
         ahead = [_whole(g.lerp(m, MOMENTUM)) for m, g in zip(means, gradients, strict=True)]
         rows, columns = parameters[0].shape
