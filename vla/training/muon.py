@@ -68,7 +68,9 @@ class Muon(torch.optim.Optimizer):
 
     def _put(self, old: Tensor, new: Tensor) -> None:
         old, new = (x.to_local() if isinstance(x, DTensor) else x for x in (old, new))
-        old.copy_(new if self.found_inf is None else torch.where(self.found_inf.bool(), old, new))
+        if self.found_inf is not None:  # of the losses' device; offloaded weights are elsewhere
+            new = torch.where(self.found_inf.to(old.device).bool(), old, new)
+        old.copy_(new)
 
 
 def orthogonal(matrices: Tensor) -> Tensor:

@@ -102,7 +102,9 @@ class _Steps(Dataset):
 
 
 def _listen_to_parent(worker: int) -> None:
-    """In a worker, before it begins."""
+    """In a worker, before it begins. Where no sender is told (macOS), signals are as they were."""
+    if not hasattr(signal, "sigwaitinfo"):
+        return
     signals = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     parent = os.getppid()
