@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -80,6 +81,28 @@ def test_a_workers_death_names_the_step_and_its_samples():
 def test_a_worker_that_hangs_is_named_in_time():
     with pytest.raises(LostWorker, match=r"step 3: DataLoader timed out.*episode 3 frame 7"):
         run(hangs, workers=1, timeout=2.0)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
+def test_one_thread_of_a_worker_takes_signals():
+    """Those that torch starts in a worker, whose parent set its number, take none."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    masks: dict[int, dict[str, int]] = {}
+    with Prefetch(told_by, names, range(8), workers=2, timeout=30.0) as batches:
+        for _, (microbatch,) in batches:
+            worker = int(microbatch.inputs[0])
+            for status in Path(f"/proc/{worker}/task").glob("*/status"):
+                blocked = re.search(r"SigBlk:\s*(\w+)", status.read_text())
+                assert blocked
+                masks.setdefault(worker, {})[status.parent.name] = int(blocked[1], 16)
+    torch.set_num_threads(threads)
+    both = 1 << signal.SIGTERM - 1 | 1 << signal.SIGINT - 1
+    assert len(masks) == 2
+    for of_worker in masks.values():
+        taking = [thread for thread, mask in of_worker.items() if mask & both != both]
+        assert len(of_worker) > len(taking) == 1, of_worker  # who waits for a signal shows none
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
 
 
 def test_workers_hear_the_process_that_trains_alone():

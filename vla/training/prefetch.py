@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 
 import torch
@@ -15,6 +16,9 @@ from vla.training.faults import BadData, LostWorker
 from vla.training.job import Microbatch
 
 __all__ = ["Prefetch"]
+
+_SIGNALS = {signal.SIGTERM, signal.SIGINT}
+_SENDERS_KNOWN = hasattr(signal, "sigwaitinfo")
 
 
 class Prefetch:
@@ -54,7 +58,8 @@ class Prefetch:
         )
 
     def __iter__(self) -> Iterator[tuple[int, Sequence[Microbatch]]]:
-        batches = iter(self._loader)
+        with _signals_blocked():  # torch starts threads in a worker before it calls us
+            batches = iter(self._loader)
         for step in self._steps:
             try:
                 microbatches = next(batches)
@@ -101,16 +106,28 @@ class _Steps(Dataset):
             return bad
 
 
-def _listen_to_parent(worker: int) -> None:
-    """In a worker, before it begins. Where no sender is told (macOS), signals are as they were."""
-    if not hasattr(signal, "sigwaitinfo"):
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Processes begun meanwhile are born deaf to SIGTERM and SIGINT. Where nobody can tell who
+    sent one (macOS), signals are as they were."""
+    if not _SENDERS_KNOWN:
+        yield
         return
-    signals = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _listen_to_parent(worker: int) -> None:
+    """In a worker, before it begins."""
+    if not _SENDERS_KNOWN:
+        return
     parent = os.getppid()
 
     def listen() -> None:
-        while signal.sigwaitinfo(signals).si_pid != parent:
+        while signal.sigwaitinfo(_SIGNALS).si_pid != parent:
             pass
         os._exit(0)
 
