@@ -16,7 +16,7 @@ from backbone.pretrained import load_pretrained
 from envs.tabletop.scene import COLOURS, EASY, PLATE, SHAPES, STANDARD, Item, Scene, sample_scene
 from envs.tabletop.truth import boxes, masks
 from vla.config import OptimConfig
-from vla.data.tabletop_places import COUNTED, NAMES, TabletopPlaces
+from vla.data.tabletop_places import COUNTED, NAMES, Places, TabletopPlaces, telling
 from vla.data.tabletop_questions import KINDS, ask
 from vla.data.tabletop_text import caption
 from vla.data.tabletop_vlm import BINS, MASK_SIZE, QUESTIONS, SHARES, TabletopVLM, found, rounded
@@ -130,45 +130,53 @@ def test_every_task_comes_with_its_share_and_answers_parse():
 
 
 def test_places_are_where_things_are_and_the_upper_of_a_stack_counts():
-    places = TabletopPlaces(24, seed=3).batch(range(20))
+    places = TabletopPlaces(24, 200, seed=3).batch(range(20))
     assert places.images.shape == (40, 3, 24, 24)
     assert {"red square", "cyan plate"} <= set(NAMES)
     assert len(NAMES) == len(COLOURS) * (len(SHAPES) + 1)
     rng = np.random.default_rng((3, 0))
     scene = sample_scene(rng, STANDARD if rng.random() < 0.5 else EASY).with_random_gripper(rng)
     mine = places.row == 0  # the first scene's top camera
-    told = {
-        NAMES[n]: (y, x)
-        for n, y, x in zip(places.name[mine], places.y[mine], places.x[mine], strict=True)
-    }
-    for name, (y, x) in told.items():
-        assert scene.position[scene.index(name)] == pytest.approx((float(x), float(y)), abs=1e-3)
+    for n, patch in zip(places.name[mine], places.patch[mine].tolist(), strict=True):
+        y, x = (patch // 200 + 0.5) / 200, (patch % 200 + 0.5) / 200
+        assert scene.position[scene.index(NAMES[n])] == pytest.approx((x, y), abs=0.0035)
     whole = boxes(scene, "top")
     for n, box in zip(places.name[mine], places.box[mine], strict=True):
         assert box.tolist() == pytest.approx(whole[NAMES[n]], abs=1e-6)
 
 
+def tiny_places(scenes: int) -> Places:
+    size, patch = PALIGEMMA_TINY.resolution, PALIGEMMA_TINY.vision.patch
+    return TabletopPlaces(size, size // patch, ("top",), seed=3).batch(range(scenes))
+
+
+def test_no_patch_tells_of_two_things():
+    """Three share the last of 2 × 2: one stays, one goes up, one to what is left."""
+    centres = [(0.74, 0.74), (0.9, 0.8), (0.7, 0.52), (0.8, 0.3)]
+    assert telling(centres, 2) == [3, 1, 0, 2]
+    assert telling(centres[:2], 2) == [3, 1]
+    assert telling([], 2) == []
+    scenes = TabletopPlaces(24, 3, ("top",), seed=3, standard=1.0).batch(range(30))
+    assert len({*zip(scenes.row.tolist(), scenes.patch.tolist(), strict=True)}) == len(scenes.row)
+
+
 def test_names_and_boxes_are_told_from_the_patch_of_a_things_centre():
-    places = TabletopPlaces(PALIGEMMA_TINY.resolution, ("top",), seed=3).batch(range(4))
+    places = tiny_places(4)
     torch.manual_seed(0)
     model = PlaceNames(PALIGEMMA_TINY.vision)
     with torch.no_grad():  # sure of no coordinate: the names' loss is left
-        side = model.vision.config.resolution // model.vision.config.patch
-        patch = (places.y * side).long() * side + (places.x * side).long()
         whole = model.vision(places.images / 127.5 - 1)
-        names = F.cross_entropy(model.head(whole[places.row, patch]), places.name)
+        names = F.cross_entropy(model.head(whole[places.row, places.patch]), places.name)
         model.corners.weight.zero_()
         model.corners.bias.zero_()
         assert float(model(places) - names) == pytest.approx(math.log(BINS), abs=1e-5)
 
 
 def test_patches_without_a_thing_tell_what_the_whole_picture_holds():
-    places = TabletopPlaces(PALIGEMMA_TINY.resolution, ("top",), seed=3).batch(range(3))
+    places = tiny_places(3)
     torch.manual_seed(0)
     model = PlaceNames(PALIGEMMA_TINY.vision, summary=2.0)
-    assert model.present is not None
     assert model.number is not None
-    side = model.vision.config.resolution // model.vision.config.patch
     with torch.no_grad():
         features, losses = model.vision(places.images / 127.5 - 1), []
         for row, patches in enumerate(features):
@@ -176,13 +184,10 @@ def test_patches_without_a_thing_tell_what_the_whole_picture_holds():
             names = [NAMES[n] for n in places.name[mine]]
             count = {kind: sum(kind in name.split() for name in names) for kind in COUNTED}
             count["object"] = sum(count[shape] for shape in SHAPES)
-            y, x = (places.y[mine] * side).int(), (places.x[mine] * side).int()
-            for patch in set(range(side**2)) - set((y * side + x).tolist()):
-                chance = model.present(patches[patch]).sigmoid()
-                there = [c if n in names else 1 - c for n, c in zip(NAMES, chance, strict=True)]
+            for patch in set(range(len(patches))) - set(places.patch[mine].tolist()):
                 told = model.number(patches[patch]).view(len(COUNTED), -1).softmax(-1)
                 numbers = [t[count[kind]] for t, kind in zip(told, COUNTED, strict=True)]
-                losses.append(-torch.stack(there).log().mean() - torch.stack(numbers).log().mean())
+                losses.append(-torch.stack(numbers).log().mean())
         whole = model(places)
         model.summary = 0.0
         expected = 2 * float(torch.stack(losses).mean())
@@ -190,7 +195,7 @@ def test_patches_without_a_thing_tell_what_the_whole_picture_holds():
 
 
 def test_the_share_of_crowded_scenes():
-    things = [len(TabletopPlaces(8, ("top",), 1, s).batch(range(40)).row) for s in (0.0, 1.0)]
+    things = [len(TabletopPlaces(8, 4, ("top",), 1, s).batch(range(40)).row) for s in (0.0, 1.0)]
     assert 40 * 3 <= things[0] <= 40 * 5 < things[1] <= 40 * 8
 
 

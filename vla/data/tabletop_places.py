@@ -6,7 +6,7 @@ SigLIP has learned from image-text pairs before its stage 1 (arXiv 2407.07726, s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,15 +31,14 @@ COUNTED_NAMES = torch.tensor(  # [NAMES, COUNTED]
 class Places:
     """Pictures and the things in them.
 
-    images: uint8 [B, 3, R, R]. row, y, x: int64 and two float32 [K], the picture that a thing's
-    centre is in and where, in [0, 1). name: int64 [K], index into `NAMES`. box: float32 [K, 4],
-    what the picture has of it, (y0, x0, y1, x1) in [0, 1].
+    images: uint8 [B, 3, R, R]. row, patch: int64 [K], the picture that a thing is in and the patch
+    that tells of it, in rows; see `telling`. name: int64 [K], index into `NAMES`. box: float32
+    [K, 4], what the picture has of it, (y0, x0, y1, x1) in [0, 1].
     """
 
     images: Tensor
     row: Tensor
-    y: Tensor
-    x: Tensor
+    patch: Tensor
     name: Tensor
     box: Tensor
 
@@ -51,10 +50,11 @@ class Places:
 class TabletopPlaces:
     """A stream of scenes of both levels; the i-th is a pure function of (seed, i).
 
-    standard: share of scenes of the more crowded level.
+    grid: patches a side. standard: share of scenes of the more crowded level.
     """
 
     image_size: int
+    grid: int
     cameras: tuple[str, ...] = ("top", "wrist")
     seed: int = 0
     standard: float = 0.5
@@ -75,17 +75,35 @@ class TabletopPlaces:
                     x, y = (x - left) / span, (y - top) / span
                     if 0 <= x < 1 and 0 <= y < 1:
                         spots[round(y, 3), round(x, 3)] = scene.items[k].name
-                found += [
-                    (len(images), y, x, NAMES.index(name), whole[name])
-                    for (y, x), name in spots.items()
-                ]
+                for patch, name in zip(telling(spots, self.grid), spots.values(), strict=True):
+                    found.append((len(images), patch, NAMES.index(name), whole[name]))
                 images.append(render(scene, camera, self.image_size))
-        row, y, x, name, box = map(np.array, zip(*found, strict=True))
+        row, patch, name, box = map(np.array, zip(*found, strict=True))
         return Places(
             images=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
             row=torch.from_numpy(row),
-            y=torch.from_numpy(y).float(),
-            x=torch.from_numpy(x).float(),
+            patch=torch.from_numpy(patch),
             name=torch.from_numpy(name),
             box=torch.from_numpy(box).float(),
         )
+
+
+def telling(centres: Iterable[tuple[float, float]], grid: int) -> list[int]:
+    """The patch of `grid` × `grid` that tells of each thing of a picture, centres (y, x) in [0, 1).
+
+    The one its centre is in; where several are, the thing nearest its middle keeps it, and the
+    others, nearest first, are told by the free patch nearest to them: no patch tells of two.
+    """
+    at = np.array(list(centres)).reshape(-1, 1, 2)
+    middles = (np.stack(np.mgrid[:grid, :grid], -1).reshape(-1, 2) + 0.5) / grid
+    distance = np.linalg.norm(at - middles, axis=-1)  # [things, patches]
+    told: dict[int, int] = {}  # patch: thing
+    crowded = [
+        thing
+        for thing in distance.min(1).argsort(kind="stable").tolist()
+        if told.setdefault(int(distance[thing].argmin()), thing) != thing
+    ]
+    for thing in crowded:
+        distance[thing, list(told)] = np.inf
+        told[int(distance[thing].argmin())] = thing
+    return sorted(told, key=told.__getitem__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -27,12 +27,12 @@ MOST = 7  # things of one kind that are told apart from more
 
 
 class PlaceNames(nn.Module):
-    """An image encoder and linear heads that tell what lies at a patch, its box, and what the whole
-    picture holds.
+    """An image encoder and linear heads that tell what lies at a patch, its box, and how many
+    things the whole picture holds.
 
-    summary: weight of the losses of the last. Every patch without a thing's centre then tells which
-    of `NAMES` there are and how many of each of `COUNTED`: what a question about all of a picture
-    asks for is a look-up like the others.
+    summary: weight of the loss of the last. Every patch without a thing's centre then tells how
+    many of each of `COUNTED` there are: counting is a look-up like the others. It tells no names
+    of things, which belong where they are: one that looks for a thing shouldn't find it everywhere.
     """
 
     def __init__(self, config: SigLIPConfig, summary: float = 0.0):
@@ -40,43 +40,32 @@ class PlaceNames(nn.Module):
         self.vision = SigLIP(config)
         self.head = nn.Linear(config.width, len(NAMES))
         self.corners = nn.Linear(config.width, 4 * BINS)
-        self.present = nn.Linear(config.width, len(NAMES)) if summary else None
         self.number = nn.Linear(config.width, len(COUNTED) * (MOST + 1)) if summary else None
         self.summary = summary
 
     def forward(self, places: Places) -> Tensor:
         """Mean over things of the cross-entropy of their names and that of their boxes'
         coordinates, each the mean of four; and, times `summary`, mean over patches with no thing of
-        that of presence and that of numbers. A scalar."""
+        that of the numbers. A scalar."""
         features = self.vision(places.images.to(self.head.weight.dtype) / 127.5 - 1)
-        patch = self._patch(places)
-        things = features[places.row, patch]
+        things = features[places.row, places.patch]
         corners = rearrange(self.corners(things), "k (c b) -> k b c", c=4)
         parts = (places.box * BINS).long().clamp(max=BINS - 1)
         loss = F.cross_entropy(self.head(things), places.name) + F.cross_entropy(corners, parts)
-        return loss + self.summary * self._summary_loss(features, places, patch)
+        return loss + self.summary * self._summary_loss(features, places)
 
-    def _summary_loss(self, features: Tensor, places: Places, patch: Tensor) -> Tensor | float:
-        if self.present is None or self.number is None:
+    def _summary_loss(self, features: Tensor, places: Places) -> Tensor | float:
+        if self.number is None:
             return 0.0
         free = features.new_ones(features.shape[:2])
-        free[places.row, patch] = 0
+        free[places.row, places.patch] = 0
         there = features.new_zeros(len(features), len(NAMES))
         there[places.row, places.name] = 1
         numbers = (there @ COUNTED_NAMES.to(there)).long().clamp(max=MOST)
-        present = self.present(features)
-        wanted = there[:, None].expand_as(present)
-        loss = F.binary_cross_entropy_with_logits(present, wanted, reduction="none").mean(-1)
         told = rearrange(self.number(features), "b p (k n) -> b n p k", n=MOST + 1)
         wanted = numbers[:, None].expand(-1, told.shape[2], -1)
-        loss = loss + F.cross_entropy(told, wanted, reduction="none").mean(-1)
+        loss = F.cross_entropy(told, wanted, reduction="none").mean(-1)
         return (loss * free).sum() / free.sum()
-
-    def _patch(self, places: Places) -> Tensor:
-        """That a thing's centre is in: [K]."""
-        side = self.vision.config.resolution // self.vision.config.patch
-        row, column = ((at * side).long().clamp(max=side - 1) for at in (places.y, places.x))
-        return row * side + column
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +73,7 @@ class VisionConfig(RunConfig):
     """An image encoder trained from nothing on tabletop scenes; the result, a folder `vision`, is
     what `TextConfig.vision` starts from. The heads are left behind.
 
-    summary: weight of the losses of what the whole picture holds; see `PlaceNames`. standard: share
+    summary: weight of the loss of what the whole picture holds; see `PlaceNames`. standard: share
     of crowded scenes.
     """
 
@@ -97,8 +86,10 @@ class VisionConfig(RunConfig):
         with torch.device("meta"):
             model = PlaceNames(self.model, self.summary)
         size = self.model.resolution
-        scenes = TabletopPlaces(size, self.cameras, self.seed, self.standard)
-        unseen = TabletopPlaces(size, self.cameras, self.seed + HELD_OUT_SEED, self.standard)
+        scenes = TabletopPlaces(
+            size, size // self.model.patch, self.cameras, self.seed, self.standard
+        )
+        unseen = replace(scenes, seed=self.seed + HELD_OUT_SEED)
 
         def microbatches(source: TabletopPlaces, step: int, world: World) -> list[Microbatch]:
             parts = shares(step, self.batch_size, self.accumulate, world)
