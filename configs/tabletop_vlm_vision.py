@@ -1,5 +1,5 @@
-"""A sharper, deeper image encoder than that of configs/tabletop_vision.py, which also learns what
-the whole picture holds.
+"""A sharper, deeper image encoder than that of configs/tabletop_vision.py, which also learns how
+many things there are.
 
     vla train configs/tabletop_vlm_vision.py
     vla train configs/tabletop_vlm.py --vision outputs/tabletop_vlm_vision/vision \\

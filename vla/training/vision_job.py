@@ -30,9 +30,9 @@ class PlaceNames(nn.Module):
     """An image encoder and linear heads that tell what lies at a patch, its box, and how many
     things the whole picture holds.
 
-    summary: weight of the loss of the last. Every patch without a thing's centre then tells how
-    many of each of `COUNTED` there are: counting is a look-up like the others. It tells no names
-    of things, which belong where they are: one that looks for a thing shouldn't find it everywhere.
+    summary: weight of the loss of the last. The patches in the corners, unless they tell of a
+    thing, then tell how many of each of `COUNTED` there are: counting is a look-up like the others.
+    Told by every empty patch, or with names, it would drown what a look-up of one thing is after.
     """
 
     def __init__(self, config: SigLIPConfig, summary: float = 0.0):
@@ -45,7 +45,7 @@ class PlaceNames(nn.Module):
 
     def forward(self, places: Places) -> Tensor:
         """Mean over things of the cross-entropy of their names and that of their boxes'
-        coordinates, each the mean of four; and, times `summary`, mean over patches with no thing of
+        coordinates, each the mean of four; and, times `summary`, mean over corners with no thing of
         that of the numbers. A scalar."""
         features = self.vision(places.images.to(self.head.weight.dtype) / 127.5 - 1)
         things = features[places.row, places.patch]
@@ -57,13 +57,16 @@ class PlaceNames(nn.Module):
     def _summary_loss(self, features: Tensor, places: Places) -> Tensor | float:
         if self.number is None:
             return 0.0
+        side = self.vision.config.resolution // self.vision.config.patch
+        corners = [0, side - 1, side * (side - 1), side**2 - 1]
         free = features.new_ones(features.shape[:2])
         free[places.row, places.patch] = 0
+        free = free[:, corners]
         there = features.new_zeros(len(features), len(NAMES))
         there[places.row, places.name] = 1
         numbers = (there @ COUNTED_NAMES.to(there)).long().clamp(max=MOST)
-        told = rearrange(self.number(features), "b p (k n) -> b n p k", n=MOST + 1)
-        wanted = numbers[:, None].expand(-1, told.shape[2], -1)
+        told = rearrange(self.number(features[:, corners]), "b p (k n) -> b n p k", n=MOST + 1)
+        wanted = numbers[:, None].expand(-1, len(corners), -1)
         loss = F.cross_entropy(told, wanted, reduction="none").mean(-1)
         return (loss * free).sum() / free.sum()
 
