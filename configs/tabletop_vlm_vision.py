@@ -6,7 +6,7 @@ many things there are.
       --model.vision.depth 4 --model.vision.patch 12 --model.vision.resolution 108
 
 Pictures have 108 pixels for 9 × 9 patches: small squares and circles differ more than in 72, at no
-more tokens. Patches with nothing on them tell which things there are and how many, for counting.
+more tokens. The corners also tell how many things there are of each kind, for counting.
 docs/results.md says what that is worth, and what it costs.
 """
 
