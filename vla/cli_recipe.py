@@ -122,6 +122,7 @@ def _add_ablate(commands) -> argparse.ArgumentParser:
         ("siglip", "stage 0's image encoder"),
         ("gemma", "stage 0's language model"),
         ("init", "a PaliGemma of stage 1, for resolution"),
+        ("vlm", "a PaliGemma that answers, for cotrain"),
         ("demonstrations", "a dataset of Tabletop-easy-v0, for cotrain"),
         ("texts", "what collect-vlm wrote, for cotrain"),
     ):
@@ -136,7 +137,7 @@ def _run_ablate(args: argparse.Namespace) -> None:
     from vla.ablation.run import ablate, table
     from vla.ablation.switches import Sources
 
-    names = ("siglip", "gemma", "init", "demonstrations", "texts")
+    names = ("siglip", "gemma", "init", "vlm", "demonstrations", "texts")
     given = {name: getattr(args, name) for name in names}
     folder = args.output_dir or Path("outputs/ablate") / args.name
     rows = ablate(

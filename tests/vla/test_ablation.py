@@ -1,6 +1,7 @@
 """Ablations: what each variant changes, and a switch from end to end."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from backbone.siglip_pair import SigLIPPair, SigLIPPairConfig, save_siglip
 from backbone.tokenizer import Tokenizer
 from vla.ablation.run import ablate, table
 from vla.ablation.switches import SWITCHES, Sources, variants
+from vla.assets import PALIGEMMA_TABLETOP
 from vla.cli import main
 from vla.data.collect import collect
 from vla.data.tabletop_annotated import write_annotated
@@ -99,7 +101,7 @@ def robot(tmp_path_factory) -> Sources:
     folder = tmp_path_factory.mktemp("robot")
     collect("Tabletop-easy-v0", 3, folder / "dataset", image_size=72, progress=False)
     write_annotated("Tabletop-easy-v0", 4, folder / "vlm", seed=0, image_size=72, progress=False)
-    return Sources(demonstrations=folder / "dataset", texts=folder / "vlm")
+    return Sources(vlm=PALIGEMMA_TABLETOP, demonstrations=folder / "dataset", texts=folder / "vlm")
 
 
 def test_policies_see_the_same_demonstrations_with_and_without_questions(robot):
@@ -125,7 +127,9 @@ def test_policies_are_rolled_out_and_their_backbones_asked(robot, tmp_path):
     for row in rows:
         assert {"success", "questions right"} <= row.keys()
     with pytest.raises(FileNotFoundError, match="nothing at nowhere, where runs of cotrain start"):
-        variants("cotrain", Sources(demonstrations=Path("nowhere")), 8)
+        variants("cotrain", replace(robot, demonstrations=Path("nowhere")), 8)
+    with pytest.raises(FileNotFoundError, match="nothing at nowhere, where runs of cotrain start"):
+        variants("cotrain", replace(robot, vlm=Path("nowhere")), 8)
 
 
 def test_a_table_tells_mean_and_spread_and_what_is_missing():

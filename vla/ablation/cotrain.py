@@ -9,7 +9,6 @@ from typing import Any
 
 from backbone.pretrained import read_config
 from backbone.vlm import VLM
-from vla.assets import PALIGEMMA_TABLETOP
 from vla.config import DataConfig, OptimConfig, TrainConfig
 from vla.data.examples import TabletopData
 from vla.data.image_text.formats import Answer
@@ -29,14 +28,15 @@ BATCH = 16
 REPLAN = 5
 
 
-def policies(demonstrations: Path, text: Path, steps: int) -> dict[str, TrainConfig]:
-    """The variants, by name. demonstrations: of `ENV`, with pictures of 72 pixels. text: what
-    `vla collect-vlm` wrote, whose questions are asked."""
+def policies(vlm: Path, demonstrations: Path, text: Path, steps: int) -> dict[str, TrainConfig]:
+    """The variants, by name. vlm: a PaliGemma folder, that all start from. demonstrations: of
+    `ENV`, with pictures of its size. text: what `vla collect-vlm` wrote, whose questions are
+    asked."""
     alone = TrainConfig(
         output_dir=Path(),
-        model=replace(PI0_SMALL, backbone=read_config(PALIGEMMA_TABLETOP)),
+        model=replace(PI0_SMALL, backbone=read_config(vlm)),
         data=DataConfig(demonstrations, allow_short_episodes=True, prompt_length=24),
-        init=PALIGEMMA_TABLETOP,
+        init=vlm,
         optim=OptimConfig(lr=1e-3, warmup=min(100, steps // 4), end_lr=1e-5, weight_decay=1e-4),
         steps=steps,
         batch_size=32,

@@ -31,11 +31,13 @@ Run = StageConfig | TrainConfig
 @dataclass(frozen=True)
 class Sources:
     """Where runs start: stage 0's parts, and for "resolution" a PaliGemma of stage 1, as the small
-    configs leave them; for "cotrain" demonstrations, and a folder of questions."""
+    configs leave them; for "cotrain" a PaliGemma that answers, demonstrations, and a folder of
+    questions."""
 
     siglip: Path = Path("outputs/paligemma_small/stage0/siglip")
     gemma: Path = Path("outputs/paligemma_small/stage0_text/gemma")
     init: Path = Path("outputs/paligemma_small/stage1/paligemma")
+    vlm: Path = Path("outputs/cotrain/start/paligemma")
     demonstrations: Path = Path("outputs/cotrain/dataset")
     texts: Path = Path("outputs/cotrain/vlm")
 
@@ -89,13 +91,16 @@ def variants(name: str, sources: Sources, steps: int) -> Mapping[str, Run]:
     runs = SWITCHES[name](base(sources, steps), sources)
     for run in runs.values():
         for path in sources.needed(run):
-            if not path.exists():
-                raise FileNotFoundError(
-                    f"nothing at {path}, where runs of {name} start; make it as docs/recipe.md "
-                    "says, or give another with --siglip, --gemma, --init, --demonstrations or "
-                    "--texts"
-                )
+            _look(name, path)
     return runs
+
+
+def _look(name: str, path: Path) -> None:
+    if not path.exists():
+        raise FileNotFoundError(
+            f"nothing at {path}, where runs of {name} start; make it as docs/recipe.md says, or "
+            "give another with --siglip, --gemma, --init, --vlm, --demonstrations or --texts"
+        )
 
 
 def _design(run: StageConfig, **fields: Any) -> StageConfig:
@@ -189,7 +194,8 @@ def _duration(run: StageConfig, sources: Sources) -> dict[str, StageConfig]:
 
 
 def _cotrain(run: StageConfig, sources: Sources) -> dict[str, TrainConfig]:
-    return policies(sources.demonstrations, sources.texts, run.steps)
+    _look("cotrain", sources.vlm)  # whose sizes the runs have
+    return policies(sources.vlm, sources.demonstrations, sources.texts, run.steps)
 
 
 SWITCHES: Mapping[str, Callable[[StageConfig, Sources], Mapping[str, Run]]] = {
