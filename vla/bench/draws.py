@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from vla.config import TrainConfig
 from vla.training.job import Job, Microbatch
@@ -87,10 +88,12 @@ def bench_draws(
         raise ValueError("no episodes are held out; set data.held_out to a share above 0")
     judged = list(held_out())
     curves: dict[int, list[Point]] = {count: [] for count in draws}
-    for turn in range(points + 1):
-        for count, run in runs.items():
-            run.train(until=seconds * turn / points)
-            curves[count].append(run.point(judged))
+    turns = [(turn, count) for turn in range(points + 1) for count in draws]
+    for turn, count in (bar := tqdm(turns, "turns")):
+        runs[count].train(until=seconds * turn / points)
+        point = runs[count].point(judged)
+        curves[count].append(point)
+        bar.set_postfix(draws=count, steps=point.steps, loss=f"{point.loss:.4f}")
     return DrawsBench(
         {count: tuple(curve) for count, curve in curves.items()},
         "wall" if device.type == "cuda" else "CPU",
