@@ -95,7 +95,7 @@ def telling(centres: Iterable[tuple[float, float]], grid: int) -> list[int]:
     others, nearest first, are told by the free patch nearest to them: no patch tells of two.
     """
     at = np.array(list(centres)).reshape(-1, 1, 2)
-    middles = (np.stack(np.mgrid[:grid, :grid], -1).reshape(-1, 2) + 0.5) / grid
+    middles = (np.indices((grid, grid)).reshape(2, -1).T + 0.5) / grid
     distance = np.linalg.norm(at - middles, axis=-1)  # [things, patches]
     told: dict[int, int] = {}  # patch: thing
     crowded = [
