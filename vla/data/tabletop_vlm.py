@@ -30,7 +30,7 @@ from vla.data.text import TextExample
 BINS = 96
 MASK_SIZE = 288  # pixels of the picture that masks are cut from
 SHARES = {"locate": 0.1, "detect": 0.2, "segment": 0.15, "question": 0.5, "caption": 0.05}
-QUESTIONS = {"colour": 0.2, "count": 0.15, "presence": 0.15, "relation": 0.25, "side": 0.25}
+QUESTIONS = {"colour": 0.15, "count": 0.25, "presence": 0.15, "relation": 0.25, "side": 0.2}
 
 
 @dataclass(frozen=True)
