@@ -156,6 +156,8 @@ def test_no_patch_tells_of_two_things():
     assert telling(centres, 2) == [3, 1, 0, 2]
     assert telling(centres[:2], 2) == [3, 2]
     assert telling([], 2) == []
+    with pytest.raises(ValueError, match="1 × 1 patches can't tell of 4 things"):
+        telling(centres, 1)
     scenes = TabletopPlaces(24, 3, ("top",), seed=3, standard=1.0).batch(range(30))
     assert len({*zip(scenes.row.tolist(), scenes.patch.tolist(), strict=True)}) == len(scenes.row)
 

@@ -91,11 +91,11 @@ def variants(name: str, sources: Sources, steps: int) -> Mapping[str, Run]:
     runs = SWITCHES[name](base(sources, steps), sources)
     for run in runs.values():
         for path in sources.needed(run):
-            _look(name, path)
+            _require(name, path)
     return runs
 
 
-def _look(name: str, path: Path) -> None:
+def _require(name: str, path: Path) -> None:
     if not path.exists():
         raise FileNotFoundError(
             f"nothing at {path}, where runs of {name} start; make it as docs/recipe.md says, or "
@@ -194,7 +194,7 @@ def _duration(run: StageConfig, sources: Sources) -> dict[str, StageConfig]:
 
 
 def _cotrain(run: StageConfig, sources: Sources) -> dict[str, TrainConfig]:
-    _look("cotrain", sources.vlm)  # whose sizes the runs have
+    _require("cotrain", sources.vlm)  # whose sizes the runs have
     return policies(sources.vlm, sources.demonstrations, sources.texts, run.steps)
 
 

@@ -93,8 +93,13 @@ def telling(centres: Iterable[tuple[float, float]], grid: int) -> list[int]:
 
     The one its centre is in; where several are, the thing nearest its middle keeps it, and the
     others, nearest first, are told by the free patch nearest to them: no patch tells of two.
+    Raises ValueError for more things than patches.
     """
     at = np.array(list(centres)).reshape(-1, 1, 2)
+    if len(at) > grid**2:
+        raise ValueError(
+            f"{grid} × {grid} patches can't tell of {len(at)} things; make them smaller"
+        )
     middles = (np.indices((grid, grid)).reshape(2, -1).T + 0.5) / grid
     distance = np.linalg.norm(at - middles, axis=-1)  # [things, patches]
     told: dict[int, int] = {}  # patch: thing
