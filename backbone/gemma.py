@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from backbone.attention import attention, spread
 from backbone.kv_cache import KVCache, join
-from backbone.masks import block_mask, positions
+from backbone.masks import apart, block_mask, positions, positions_apart
 from backbone.numerics import OPENPI_JAX, Numerics
 from backbone.row_product import Linear, project
 
@@ -252,6 +252,7 @@ class Gemma(nn.Module):
         cache: KVCache | None = None,
         cache_only: bool = False,
         slots: Tensor | None = None,
+        text: Tensor | None = None,
     ) -> tuple[Tensor | None, KVCache]:
         """Read new tokens after those in `cache`.
 
@@ -262,10 +263,12 @@ class Gemma(nn.Module):
         None.
         slots: int64 [T], where in `cache` the new tokens are written, in place (see
         `backbone.kv_room`); else the cache stays as it is.
+        text: int64 [B, T], which of its row's texts a token is of, 0 on images, where a row holds
+        several (`backbone.masks.apart`); there can be no cache then.
 
         Returns (hidden states after the final norm, float [B, T, D]; the *new* tokens' cache).
         """
-        masks, cos, sin = self.geometry(x, block, valid, cache, slots)
+        masks, cos, sin = self.geometry(x, block, valid, cache, slots, text)
         keys, values = [], []
         last = len(self.blocks) - 1
         for i, layer in enumerate(self.blocks):
@@ -285,18 +288,27 @@ class Gemma(nn.Module):
         valid: Tensor,
         cache: KVCache | None,
         slots: Tensor | None = None,
+        text: Tensor | None = None,
     ) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
         """What blocks share: the masks of even and of odd ones, bool [B, 1, T, S], over cached and
         new tokens, and the cosines and sines of the new tokens' rotary angles, float32 or wider
         [B, 1, T, H/2], or of x's dtype where the numerics rotate in it."""
-        position = positions(valid, 0 if cache is None else cache.length)
+        assert cache is None or text is None, "several texts can't be read after a cache"
+        if text is None:
+            position = positions(valid, 0 if cache is None else cache.length)
+        else:
+            position = positions_apart(valid, text)
         key_block, key_valid = block, valid
         if cache is not None:
             key_block = join(cache.block, block, slots, 1)
             key_valid = join(cache.valid, valid, slots, 1)
-        mask = windowed = block_mask(block, key_block, key_valid)
+        mask = block_mask(block, key_block, key_valid)
+        if text is not None:
+            mask = mask & apart(text)
+        windowed = mask
         if self.config.window is not None:
-            back = position[:, :, None] - positions(key_valid)[:, None]
+            key_position = position if cache is None else positions(key_valid)
+            back = position[:, :, None] - key_position[:, None]
             near = (back < self.config.window) | (key_block[:, None] == block[:, :, None])
             windowed = mask & near[:, None]
         wide = torch.promote_types(x.dtype, torch.float32)

@@ -10,6 +10,19 @@ Every token carries a *block id*; a query sees the valid keys whose id is not la
                                        1 1 1 1 1                    1 1 1 1 1 1
                                                                     1 1 1 1 1 1
 
+A row may also hold several texts about its images, which are apart: each sees the images and
+itself, and is numbered from where the images end. Images see the first text's prompt, as they see a
+lone one's.
+
+    0 0 | 0 1 | 1 2     block
+    0 0 | 1 1 | 2 2     text; images are 0
+    1 1   1 .   . .
+    1 1   1 .   . .
+    1 1   1 .   . .
+    1 1   1 1   . .
+    1 1   . .   1 .
+    1 1   . .   1 1
+
 big_vision and openpi write the same rule as a cumulative sum over an "autoregressive" flag per
 token: the block id *is* that sum.
 """
@@ -31,6 +44,17 @@ def block_mask(query_block: Tensor, key_block: Tensor, key_valid: Tensor) -> Ten
     """
     visible = key_block[:, None, :] <= query_block[:, :, None]
     return (visible & key_valid[:, None, :])[:, None]
+
+
+def apart(text: Tensor) -> Tensor:
+    """Return the boolean mask, True where tokens are of one text, or one of them is an image's.
+
+    text: int64 [B, T], 0 on images, else which of the row's texts a token is of, from 1. It is
+    meant to be and-ed with `block_mask`, by which images see no text but the first.
+    Returns bool [B, 1, T, T].
+    """
+    query, key = text[:, :, None], text[:, None, :]
+    return ((query == key) | (query == 0) | (key == 0))[:, None]
 
 
 def block_ids(opens_block: Tensor) -> Tensor:
@@ -57,3 +81,14 @@ def positions(valid: Tensor, start: Tensor | int = 0) -> Tensor:
     A padded token repeats the number before it (−1 where nothing came before).
     """
     return torch.cumsum(valid.long(), dim=1) - 1 + start
+
+
+def positions_apart(valid: Tensor, text: Tensor) -> Tensor:
+    """`positions` where a row holds several texts: each is numbered as if it were alone behind the
+    images.
+
+    valid: bool [B, T]. text: as in `apart`, ascending. Returns int64 [B, T].
+    """
+    query, key = text[:, :, None], text[:, None, :]
+    before = ((query == key) | (key == 0)).tril() & valid[:, None, :]
+    return before.sum(-1) - 1

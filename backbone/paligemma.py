@@ -84,6 +84,8 @@ class TextBatch:
     tokens: int64 [B, T]: BOS, prompt, "\\n", answer, EOS, padding. token_valid: bool [B, T].
     suffix: bool [B, T], True on answer and EOS (the tokens that are predicted).
     counted: bool [B, T], tokens that enter the loss; None: those of the suffix.
+    text: int64 [B, T], which of its row's texts a token is of, from 1, where a row holds several
+    one behind the other, each as above; None: one each.
     """
 
     images: Tensor
@@ -92,6 +94,7 @@ class TextBatch:
     token_valid: Tensor
     suffix: Tensor
     counted: Tensor | None = None
+    text: Tensor | None = None
 
     def to(self, device: torch.device | str) -> TextBatch:
         given = {name: value for name, value in vars(self).items() if value is not None}
@@ -232,7 +235,9 @@ class PaliGemma(nn.Module):
         x, valid = self.embed_prefix(
             batch.images, batch.image_valid, batch.tokens, batch.token_valid
         )
-        hidden, _ = self.language(x, self._blocks(valid, batch.suffix), valid)
+        images = x.shape[1] - batch.tokens.shape[1]
+        text = None if batch.text is None else F.pad(batch.text, (images, 0))
+        hidden, _ = self.language(x, self._blocks(valid, batch.suffix), valid, text=text)
         return self.embedding.logits(hidden[:, -batch.tokens.shape[1] :])
 
     def _blocks(self, valid: Tensor, suffix: Tensor) -> Tensor:
@@ -241,7 +246,8 @@ class PaliGemma(nn.Module):
 
     def forward(self, batch: TextBatch, label_smoothing: Tensor | None = None) -> Tensor:
         """Text loss, a scalar: the mean over examples of the mean over their answer tokens and EOS,
-        or over the tokens that `batch.counted` marks.
+        or over the tokens that `batch.counted` marks; an example of several texts counts as the
+        mean of theirs.
 
         label_smoothing: float scalar ε in [0, 1). The token that follows is wanted with 1 − ε and
         each of the others with ε / (vocab − 1); torch and Hugging Face spread ε over all of them.
@@ -255,5 +261,11 @@ class PaliGemma(nn.Module):
             loss = (1 - label_smoothing) * loss + share * (every - loss)
         counted = batch.suffix if batch.counted is None else batch.counted
         wanted = (counted & batch.token_valid)[:, 1:]
-        per_example = (loss * wanted).sum(1) / wanted.sum(1).clamp(min=1)
+        if batch.text is None:
+            alike = wanted.sum(1, keepdim=True)
+        else:
+            text = batch.text[:, 1:]
+            alike = ((text[:, :, None] == text[:, None]) & wanted[:, None]).sum(-1)
+        weight = wanted / alike.clamp(min=1)  # sums to the number of texts
+        per_example = (loss * weight).sum(1) / weight.sum(1).clamp(min=1)
         return per_example.mean()

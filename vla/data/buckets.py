@@ -11,7 +11,7 @@ from vla.batch import Batch
 
 __all__ = ["bucketed"]
 
-TEXT = ("tokens", "token_valid", "suffix", "counted")  # fields of [B, T]
+TEXT = ("tokens", "token_valid", "suffix", "counted", "text")  # fields of [B, T]
 
 
 def bucketed[T: (Batch, TextBatch)](batch: T, bucket: int | None) -> T:

@@ -19,7 +19,7 @@ class TextExample:
     """images: uint8 RGB [N, R, R, 3]. prompt and answer: plain text; the answer may hold
     `<locDDDD>`. silent: pieces (start, end) of the answer that are not learned, which begin and end
     beside `<loc>` or `<seg>`. part: of the mixture that it comes from. where: its place there, for
-    messages.
+    messages. also: further prompts about the same images, with their answers.
     """
 
     images: np.ndarray
@@ -28,6 +28,7 @@ class TextExample:
     silent: tuple[tuple[int, int], ...] = ()
     part: str = ""
     where: str = ""
+    also: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,46 +57,55 @@ def without_task(prompt: str) -> str:
 def collate_text(
     examples: Sequence[TextExample], tokenizer: Tokenizer, length: int | None = None
 ) -> TextBatch:
-    """Lay examples out as [BOS, prompt, "\\n", answer, EOS, padding …].
+    """Lay examples out as [BOS, prompt, "\\n", answer, EOS, padding …]; where an example has
+    further texts, these follow its first before the padding, each in the same way.
 
     All images have the same size; where some examples have fewer, the places of those that they
     lack are not valid. length: tokens per row; the longest row, rounded up to a multiple of 8, when
     not given. A row that is longer is cut on the right, as big_vision cuts it.
     """
-    prefixes = [tokenizer.prefix(e.prompt) for e in examples]
-    answers = [_answer(e, tokenizer) for e in examples]
-    suffixes = [ids for ids, _ in answers]
+    rows = [_row(e, tokenizer) for e in examples]
     if length is None:
-        longest = max(len(p) + len(s) for p, s in zip(prefixes, suffixes, strict=True))
-        length = -(-longest // 8) * 8
-    tokens = np.full((len(examples), length), tokenizer.pad, dtype=np.int64)
-    valid = np.zeros((len(examples), length), dtype=bool)
-    suffix = np.zeros((len(examples), length), dtype=bool)
-    for row, (head, tail) in enumerate(zip(prefixes, suffixes, strict=True)):
-        ids = (head + tail)[:length]
-        tokens[row, : len(ids)] = ids
-        valid[row, : len(ids)] = True
-        suffix[row, len(head) : len(ids)] = True
-    counted = None
-    if any(e.silent for e in examples):
-        counted = suffix.copy()
-        for row, (head, (_, learned)) in enumerate(zip(prefixes, answers, strict=True)):
-            room = max(0, length - len(head))
-            counted[row, len(head) : len(head) + len(learned)] &= learned[:room]
+        length = -(-max(row.shape[1] for row in rows) // 8) * 8
+    laid = np.zeros((5, len(examples), length), dtype=np.int64)
+    laid[0] = tokenizer.pad
+    for i, row in enumerate(rows):
+        kept = row[:, :length]
+        laid[:, i, : kept.shape[1]] = kept
+    tokens, valid, suffix, counted, text = torch.from_numpy(laid)
     images, image_valid = _images(examples)
     return TextBatch(
         images=images,
         image_valid=image_valid,
-        tokens=torch.from_numpy(tokens),
-        token_valid=torch.from_numpy(valid),
-        suffix=torch.from_numpy(suffix),
-        counted=None if counted is None else torch.from_numpy(counted),
+        tokens=tokens,
+        token_valid=valid.bool(),
+        suffix=suffix.bool(),
+        counted=counted.bool() if any(e.silent for e in examples) else None,
+        text=text if any(e.also for e in examples) else None,
     )
 
 
+def _row(example: TextExample, tokenizer: Tokenizer) -> np.ndarray:
+    """Of all tokens of an example: ids, ones, whether they are an answer's, whether they are
+    learned, and the number of their text, from 1; int64 [5, T]."""
+    columns = []
+    for number, (prompt, answer) in enumerate(((example.prompt, example.answer), *example.also), 1):
+        head = tokenizer.prefix(prompt)
+        tail, learned = _answer(answer, example.silent if number == 1 else (), tokenizer)
+        columns += [(id, 1, 0, 0, number) for id in head]
+        columns += [(id, 1, 1, int(x), number) for id, x in zip(tail, learned, strict=True)]
+    return np.array(columns, dtype=np.int64).T
+
+
 def text_length(prompt: str, answer: str, tokenizer: Tokenizer) -> int:
-    """Tokens of a row that is not cut: prompt, newline, answer and EOS."""
+    """Tokens of a text that is not cut: prompt, newline, answer and EOS."""
     return len(tokenizer.prefix(prompt)) + len(tokenizer.encode(answer, eos=True))
+
+
+def row_length(example: TextExample, tokenizer: Tokenizer) -> int:
+    """Tokens of all texts of an example."""
+    texts = ((example.prompt, example.answer), *example.also)
+    return sum(text_length(prompt, answer, tokenizer) for prompt, answer in texts)
 
 
 def tokens_read(batch: TextBatch, patches: int) -> int:
@@ -116,19 +126,21 @@ def cut_rows(
     return {"cut": float(full.sum()), **{name: float(n) for name, n in parts.items()}}
 
 
-def _answer(example: TextExample, tokenizer: Tokenizer) -> tuple[list[int], np.ndarray]:
-    """The answer's ids with EOS, and which of them are learned, bool of the same length.
+def _answer(
+    answer: str, silent: Sequence[tuple[int, int]], tokenizer: Tokenizer
+) -> tuple[list[int], list[bool]]:
+    """The answer's ids with EOS, and which of them are learned, of the same length.
 
     Cut beside `<loc>`, a text has the same ids as in one piece, since those are ids of their own.
     """
     ids, learned, at = [], [], 0
-    for start, end in (*example.silent, (len(example.answer), len(example.answer))):
-        for piece, wanted in ((example.answer[at:start], True), (example.answer[start:end], False)):
+    for start, end in (*silent, (len(answer), len(answer))):
+        for piece, wanted in ((answer[at:start], True), (answer[start:end], False)):
             new = tokenizer.encode(piece)
             ids += new
             learned += [wanted] * len(new)
         at = end
-    return [*ids, tokenizer.eos], np.array([*learned, True])
+    return [*ids, tokenizer.eos], [*learned, True]
 
 
 def _images(examples: Sequence[TextExample]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,7 +17,7 @@ from backbone.tokenizer import Tokenizer
 from vla.config import RunConfig
 from vla.data.examples import Examples
 from vla.data.tabletop_text import TabletopText
-from vla.data.text import TextExample, collate_text, text_length, tokens_read
+from vla.data.text import TextExample, collate_text, row_length, tokens_read
 from vla.training.job import Job, Microbatch
 from vla.training.sampler import HELD_OUT_SEED, shares
 from vla.training.start import drawn, encoder
@@ -110,7 +110,7 @@ class TextConfig(RunConfig):
         parts = shares(step, self.batch_size, self.accumulate, world)
         drawn = [(i, examples[i]) for part in parts for i in part]
         if len(parts) > 1:
-            drawn.sort(key=lambda item: text_length(item[1].prompt, item[1].answer, tokenizer))
+            drawn.sort(key=lambda item: row_length(item[1], tokenizer))
         ends = list(accumulate(map(len, parts)))
         return [
             microbatch(drawn[end - len(part) : end]) for part, end in zip(parts, ends, strict=True)
