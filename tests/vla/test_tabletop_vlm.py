@@ -16,9 +16,9 @@ from backbone.pretrained import load_pretrained
 from envs.tabletop.scene import COLOURS, EASY, PLATE, SHAPES, STANDARD, Item, Scene, sample_scene
 from envs.tabletop.truth import boxes, masks
 from vla.config import OptimConfig
-from vla.data.tabletop_places import COUNTED, NAMES, Places, TabletopPlaces, telling
+from vla.data.tabletop_places import NAMES, Places, TabletopPlaces, telling
 from vla.data.tabletop_questions import KINDS, ask
-from vla.data.tabletop_text import caption
+from vla.data.tabletop_text import COUNTED, caption, numbers
 from vla.data.tabletop_vlm import BINS, MASK_SIZE, QUESTIONS, SHARES, TabletopVLM, found, rounded
 from vla.training.text_job import TextConfig
 from vla.training.vision_job import PlaceNames, VisionConfig
@@ -85,6 +85,17 @@ def test_a_caption_names_objects_from_left_to_right_and_then_plates():
     assert caption(SCENE) == "a red square, a blue square, a red circle and a green plate"
 
 
+def test_all_numbers_are_those_of_the_questions():
+    prompt, answer = numbers(SCENE, np.random.default_rng(0))
+    count, said = asked("count"), answer.split()
+    assert prompt == "count everything"
+    assert sorted(word.rstrip("0123456789") for word in said) == sorted(COUNTED)
+    for kind in COUNTED:
+        things = f"{kind} things" if kind in COLOURS else f"{kind}s"
+        assert kind + count[f"how many {things} are there?"] in said
+    assert numbers(SCENE, np.random.default_rng(1))[1] != answer  # another order
+
+
 def test_found_boxes_are_the_truth_to_half_a_bin():
     for item in found(SCENE, ["red square", "green plate"]):
         y0, x0, y1, x1 = boxes(SCENE, "top")[item.name]
@@ -127,6 +138,22 @@ def test_every_task_comes_with_its_share_and_answers_parse():
             assert all(
                 (i.codes is not None) == example.prompt.startswith("segment") for i in parsed.items
             )
+
+
+def test_further_texts_are_about_the_same_picture():
+    shares = {"question": 0.7, "caption": 0.2, "count": 0.1}
+    alone, more = (TabletopVLM(24, seed=5, shares=shares, texts=n) for n in (1, 4))
+    prompts = []
+    for i in range(60):
+        one, several = alone[i], more[i]
+        assert np.array_equal(one.images, several.images)
+        assert (one.prompt, one.answer, one.also) == (several.prompt, several.answer, ())
+        assert len(several.also) == 3
+        texts = {(several.prompt, several.answer), *several.also}
+        assert len({answer for prompt, answer in texts if prompt == "caption en"}) <= 1
+        prompts += [prompt.split()[0] for prompt, _ in several.also]
+    for task, word in (("question", "answer"), ("caption", "caption"), ("count", "count")):
+        assert abs(prompts.count(word) / 180 - shares[task]) < 0.12
 
 
 def test_places_are_where_things_are_and_the_upper_of_a_stack_counts():
@@ -174,31 +201,6 @@ def test_names_and_boxes_are_told_from_the_patch_of_a_things_centre():
         assert float(model(places) - names) == pytest.approx(math.log(BINS), abs=1e-5)
 
 
-def test_corners_without_a_thing_tell_what_the_whole_picture_holds():
-    places = tiny_places(3)
-    torch.manual_seed(0)
-    model = PlaceNames(PALIGEMMA_TINY.vision, summary=2.0)
-    side = PALIGEMMA_TINY.resolution // PALIGEMMA_TINY.vision.patch
-    assert model.number is not None
-    with torch.no_grad():
-        features, losses = model.vision(places.images / 127.5 - 1), []
-        for row, patches in enumerate(features):
-            mine = places.row == row
-            names = [NAMES[n] for n in places.name[mine]]
-            count = {kind: sum(kind in name.split() for name in names) for kind in COUNTED}
-            count["object"] = sum(count[shape] for shape in SHAPES)
-            for patch in {0, side - 1, side**2 - side, side**2 - 1} - {
-                *places.patch[mine].tolist()
-            }:
-                told = model.number(patches[patch]).view(len(COUNTED), -1).softmax(-1)
-                numbers = [t[count[kind]] for t, kind in zip(told, COUNTED, strict=True)]
-                losses.append(-torch.stack(numbers).log().mean())
-        whole = model(places)
-        model.summary = 0.0
-        expected = 2 * float(torch.stack(losses).mean())
-        assert float(whole - model(places)) == pytest.approx(expected, abs=1e-5)
-
-
 def test_the_share_of_crowded_scenes():
     things = [len(TabletopPlaces(8, 4, ("top",), 1, s).batch(range(40)).row) for s in (0.0, 1.0)]
     assert 40 * 3 <= things[0] <= 40 * 5 < things[1] <= 40 * 8
@@ -238,6 +240,7 @@ def test_a_vlm_is_saved_with_the_codec_that_was_trained_before_it(tmp_path):
         steps=2,
         batch_size=2,
         codec_steps=42,
+        texts=3,
         seeing=1,
         ramp=1,
         eval_batches=1,

@@ -18,13 +18,6 @@ from envs.tabletop.scene import COLOURS, EASY, PLATE, SHAPES, STANDARD, sample_s
 from envs.tabletop.truth import boxes
 
 NAMES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in (*SHAPES, PLATE))
-COUNTED = ("object", *SHAPES, PLATE, *COLOURS)
-COUNTED_NAMES = torch.tensor(  # [NAMES, COUNTED]
-    [
-        [kind in name.split() or (kind == "object" and PLATE not in name) for kind in COUNTED]
-        for name in NAMES
-    ]
-)
 
 
 @dataclass(frozen=True)

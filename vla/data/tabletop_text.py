@@ -21,6 +21,7 @@ travel, nothing is learned for a long time.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,11 +29,12 @@ import numpy as np
 from envs.tabletop.goal import sample_goal
 from envs.tabletop.instruction import instruction
 from envs.tabletop.render import render
-from envs.tabletop.scene import EASY, PLATE, STANDARD, Scene, sample_scene
+from envs.tabletop.scene import COLOURS, EASY, PLATE, SHAPES, STANDARD, Scene, sample_scene
 from envs.tabletop.truth import Box, boxes, entities
 from vla.data.text import TextExample
 
 LOC_STEPS = 64
+COUNTED = ("object", *SHAPES, PLATE, *COLOURS)
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,15 @@ def everything(scene: Scene, rng: np.random.Generator, steps: int = LOC_STEPS) -
         short = colours.count(item.colour) == 1 and rng.random() < 0.5
         answer.append(f"{item.colour if short else item.name}{loc(y, steps)}{loc(x, steps)}")
     return "locate everything", " ; ".join(answer)
+
+
+def numbers(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
+    """How many things of each kind of `COUNTED` there are, in random order: eleven numbers, each
+    right after its word, where a question asks for one."""
+    counts = Counter(word for item in scene.items for word in item.name.split())
+    counts["object"] = len(scene.objects)
+    order = rng.permutation(COUNTED).tolist()
+    return "count everything", " ".join(f"{kind}{counts[kind]}" for kind in order)
 
 
 def _instruction(scene: Scene, rng: np.random.Generator) -> tuple[Scene, str, str]:

@@ -1,6 +1,7 @@
 """All that a small PaliGemma is asked about random tabletop scenes: PaliGemma's own tasks.
 
     locate everything                     red square<loc…><loc…> ; …         centres: y, x
+    count everything                      square2 red3 object6 …             all kinds, any order
     detect red square ; blue plate        <loc…>×4 red square ; …            boxes
     segment red square                    <loc…>×4<seg…>×16 red square       boxes and masks
     answer en is there a red circle?      no
@@ -24,13 +25,20 @@ from envs.tabletop.render import render
 from envs.tabletop.scene import EASY, STANDARD, Scene, sample_scene
 from envs.tabletop.truth import boxes, masks
 from vla.data.tabletop_questions import ask
-from vla.data.tabletop_text import caption, everything, middle
+from vla.data.tabletop_text import caption, everything, middle, numbers
 from vla.data.text import TextExample
 
 BINS = 96
 MASK_SIZE = 288  # pixels of the picture that masks are cut from
-SHARES = {"locate": 0.1, "detect": 0.2, "segment": 0.15, "question": 0.5, "caption": 0.05}
-QUESTIONS = {"colour": 0.15, "count": 0.25, "presence": 0.15, "relation": 0.25, "side": 0.2}
+SHARES = {
+    "locate": 0.05,
+    "count": 0.1,
+    "detect": 0.2,
+    "segment": 0.1,
+    "question": 0.5,
+    "caption": 0.05,
+}
+QUESTIONS = {"colour": 0.25, "count": 0.25, "presence": 0.15, "relation": 0.2, "side": 0.15}
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,8 @@ class TabletopVLM:
     """A stream of examples of the top camera; the i-th is a pure function of (seed, i).
 
     image_size: pixels. codec: turns masks into codes; None where no mask is asked for. easy: share
-    of scenes of the easier level. shares: of the tasks; they sum to 1.
+    of scenes of the easier level. shares: of the tasks; they sum to 1. texts: how many of them, as
+    they are drawn, each picture is asked for.
     """
 
     image_size: int
@@ -46,15 +55,24 @@ class TabletopVLM:
     seed: int = 0
     easy: float = 0.1
     shares: Mapping[str, float] = field(default_factory=lambda: SHARES)
+    texts: int = 1
 
     def __getitem__(self, index: int) -> TextExample:
         rng = np.random.default_rng((self.seed, index))
         scene = sample_scene(rng, EASY if rng.random() < self.easy else STANDARD)
         scene = scene.with_random_gripper(rng)
+        first, *others = (self._text(scene, rng) for _ in range(self.texts))
+        picture = render(scene, "top", self.image_size)[None]
+        return TextExample(picture, *first, also=tuple(others))
+
+    def _text(self, scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
+        """A prompt and its answer."""
         task = list(self.shares)[rng.choice(len(self.shares), p=list(self.shares.values()))]
         match task:
             case "locate":
                 prompt, answer = everything(scene, rng, BINS)
+            case "count":
+                prompt, answer = numbers(scene, rng)
             case "detect":
                 names = some_names(scene, rng, 4)
                 prompt, answer = tasks.detect(names), detection_answer(found(scene, names))
@@ -71,7 +89,7 @@ class TabletopVLM:
                 prompt, answer = tasks.caption(), caption(scene)
             case _:
                 raise ValueError(f"unknown task {task!r}; known are {', '.join(SHARES)}")
-        return TextExample(render(scene, "top", self.image_size)[None], prompt, answer)
+        return prompt, answer
 
 
 def some_names(scene: Scene, rng: np.random.Generator, most: int) -> list[str]:

@@ -30,11 +30,14 @@ class VLMConfig(TextConfig):
     The mask codec is trained first, for `codec_steps` batches of masks of other scenes, kept in
     `output_dir` for when the run goes on, and saved beside the model as mask_codec.safetensors.
     For `seeing` steps all examples are "locate everything" in easy scenes; the other tasks and
-    crowded scenes come in over `ramp` steps.
+    crowded scenes come in over `ramp` steps. Each picture is asked for `texts` of them in one row,
+    which see the picture and not one another (`backbone.masks.apart`): a picture takes more of a
+    step's time than a text does.
     """
 
     cameras: tuple[str, ...] = ("top",)
     codec_steps: int = 1200
+    texts: int = 1
 
     def job(self, world: World = ALONE) -> Job:
         inner = super().job(world)
@@ -78,7 +81,7 @@ class VLMConfig(TextConfig):
         return TabletopVLM(self.model.resolution, self.codec, seed)
 
     def scenes(self, step: int) -> Examples:
-        all_tasks = TabletopVLM(self.model.resolution, self.codec, self.seed)
+        all_tasks = TabletopVLM(self.model.resolution, self.codec, self.seed, texts=self.texts)
         mixed = min(max((step - self.seeing) / max(self.ramp, 1), 0.0), 1.0)
         shares = {task: mixed * share for task, share in all_tasks.shares.items()}
         shares["locate"] += 1 - mixed
