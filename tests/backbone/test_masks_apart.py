@@ -1,6 +1,7 @@
 """Several texts about the same images in one row, held against each of them alone."""
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -51,12 +52,12 @@ def test_each_text_is_numbered_from_where_the_images_end():
     assert positions_apart(valid, text).tolist() == [[0, 0, 1, 2, 3, 2, 3, 4, 2]]
 
 
-def model(causal: str, window: int | None = None) -> PaliGemma:
+def model(causal: Literal["answer", "text", "all"], window: int | None = None) -> PaliGemma:
     torch.manual_seed(0)
     language = replace(PALIGEMMA_TINY.language, window=window)
     config = replace(PALIGEMMA_TINY, language=language, design=Design(causal=causal))
     made = PaliGemma(config).double().eval()
-    torch.nn.init.normal_(made.projector.weight, std=0.5)
+    torch.nn.init.normal_(made.get_parameter("projector.weight"), std=0.5)
     return made
 
 

@@ -65,12 +65,12 @@ def collate_text(
     not given. A row that is longer is cut on the right, as big_vision cuts it.
     """
     rows = [_row(e, tokenizer) for e in examples]
-    if length is None:
-        length = -(-max(row.shape[1] for row in rows) // 8) * 8
-    laid = np.zeros((5, len(examples), length), dtype=np.int64)
+    longest = max(row.shape[1] for row in rows)
+    width = -(-longest // 8) * 8 if length is None else length
+    laid = np.zeros((5, len(examples), width), dtype=np.int64)
     laid[0] = tokenizer.pad
     for i, row in enumerate(rows):
-        kept = row[:, :length]
+        kept = row[:, :width]
         laid[:, i, : kept.shape[1]] = kept
     tokens, valid, suffix, counted, text = torch.from_numpy(laid)
     images, image_valid = _images(examples)
