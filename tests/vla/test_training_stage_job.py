@@ -265,7 +265,9 @@ def test_values_that_cannot_be_are_refused(fields, message, tmp_path):
 
 
 def test_unknown_tasks_of_scenes_are_named():
-    with pytest.raises(ValueError, match="unknown task 'captoin' in shares; there are locate, count, det"):
+    with pytest.raises(
+        ValueError, match="unknown task 'captoin' in shares; there are locate, count, det"
+    ):
         TabletopData((("captoin", 1.0),))
     with pytest.raises(ValueError, match="don't sum to 1"):
         TabletopData((("caption", 0.5),))
