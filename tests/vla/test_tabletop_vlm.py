@@ -156,6 +156,11 @@ def test_further_texts_are_about_the_same_picture():
         assert abs(prompts.count(word) / 180 - shares[task]) < 0.12
 
 
+def test_a_picture_without_a_text_is_refused():
+    with pytest.raises(ValueError, match="texts is 0; each picture needs 1 or more"):
+        TabletopVLM(24, texts=0)
+
+
 def test_places_are_where_things_are_and_the_upper_of_a_stack_counts():
     places = TabletopPlaces(24, 200, seed=3).batch(range(20))
     assert places.images.shape == (40, 3, 24, 24)

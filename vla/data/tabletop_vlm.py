@@ -47,7 +47,7 @@ class TabletopVLM:
 
     image_size: pixels. codec: turns masks into codes; None where no mask is asked for. easy: share
     of scenes of the easier level. shares: of the tasks; they sum to 1. texts: how many of them, as
-    they are drawn, each picture is asked for.
+    they are drawn, each picture is asked for. Raises ValueError for none.
     """
 
     image_size: int
@@ -56,6 +56,10 @@ class TabletopVLM:
     easy: float = 0.1
     shares: Mapping[str, float] = field(default_factory=lambda: SHARES)
     texts: int = 1
+
+    def __post_init__(self):
+        if self.texts < 1:
+            raise ValueError(f"texts is {self.texts}; each picture needs 1 or more")
 
     def __getitem__(self, index: int) -> TextExample:
         rng = np.random.default_rng((self.seed, index))
