@@ -204,19 +204,24 @@ class Block(nn.Module):
         cos,
         sin,
         past: tuple[Tensor, Tensor] | None,
-        keys_only: bool = False,
+        wanted: int | None = None,
         slots: Tensor | None = None,
     ):
         """Return (x after the block [B, T, D], (k, v) of the new tokens).
 
         past: keys and values of earlier tokens, or None. mask: bool [B, 1, T, S] over past and new.
-        keys_only: stop after keys and values and return x as it came.
+        wanted: x is that of the last so many tokens alone, [B, wanted, D], though all have keys and
+        values; None: of all.
         slots: int64 [T], where in `past` the new keys and values are written, in place; else they
         follow it.
         """
         h = self.attention_norm(x)
         new = self.attention.keys_values(h, cos, sin)
-        if keys_only:
+        if wanted is not None:
+            since = x.shape[1] - wanted
+            x, h, mask = x[:, since:], h[:, since:], mask[:, :, since:]
+            cos, sin = cos[:, :, since:], sin[:, :, since:]
+        if wanted == 0:
             return x, new
         k, v = new if past is None else (join(*p, slots, 2) for p in zip(past, new, strict=True))
         attended = self.post_attention_norm(self.attention(h, k, v, mask, cos, sin))
@@ -253,6 +258,7 @@ class Gemma(nn.Module):
         cache_only: bool = False,
         slots: Tensor | None = None,
         text: Tensor | None = None,
+        wanted: int | None = None,
     ) -> tuple[Tensor | None, KVCache]:
         """Read new tokens after those in `cache`.
 
@@ -265,17 +271,19 @@ class Gemma(nn.Module):
         `backbone.kv_room`); else the cache stays as it is.
         text: int64 [B, T], which of its row's texts a token is of, 0 on images, where a row holds
         several (`backbone.masks.apart`); there can be no cache then.
+        wanted: hidden states are those of the last so many tokens alone, and what the last block
+        would compute of others' is skipped; None: of all.
 
         Returns (hidden states after the final norm, float [B, T, D]; the *new* tokens' cache).
         """
         masks, cos, sin = self.geometry(x, block, valid, cache, slots, text)
         keys, values = [], []
         last = len(self.blocks) - 1
+        wanted = 0 if cache_only else wanted
         for i, layer in enumerate(self.blocks):
             past = None if cache is None else (cache.k[i], cache.v[i])
             mask = masks[i % 2]
-            keys_only = cache_only and i == last
-            x, (k, v) = layer(x, mask, cos, sin, past, keys_only, slots)
+            x, (k, v) = layer(x, mask, cos, sin, past, wanted if i == last else None, slots)
             keys.append(k)
             values.append(v)
         new = KVCache(tuple(keys), tuple(values), block, valid)

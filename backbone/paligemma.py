@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from backbone.design import PALIGEMMA, Design
 from backbone.gemma import (
@@ -232,13 +233,19 @@ class PaliGemma(nn.Module):
 
     def logits(self, batch: TextBatch) -> Tensor:
         """Teacher-forced logits at every text position, float [B, T, vocab]."""
+        return self.embedding.logits(self.hidden_states(batch))
+
+    def hidden_states(self, batch: TextBatch) -> Tensor:
+        """What `logits` are computed from, float [B, T, D]."""
         x, valid = self.embed_prefix(
             batch.images, batch.image_valid, batch.tokens, batch.token_valid
         )
-        images = x.shape[1] - batch.tokens.shape[1]
-        text = None if batch.text is None else F.pad(batch.text, (images, 0))
-        hidden, _ = self.language(x, self._blocks(valid, batch.suffix), valid, text=text)
-        return self.embedding.logits(hidden[:, -batch.tokens.shape[1] :])
+        length = batch.tokens.shape[1]
+        text = None if batch.text is None else F.pad(batch.text, (x.shape[1] - length, 0))
+        block = self._blocks(valid, batch.suffix)
+        hidden, _ = self.language(x, block, valid, text=text, wanted=length)
+        assert hidden is not None
+        return hidden
 
     def _blocks(self, valid: Tensor, suffix: Tensor) -> Tensor:
         images = valid.shape[1] - suffix.shape[1]
@@ -253,12 +260,6 @@ class PaliGemma(nn.Module):
         each of the others with ε / (vocab − 1); torch and Hugging Face spread ε over all of them.
         As in big_vision; Hugging Face averages over all answer tokens of the batch instead.
         """
-        logits = at_least_float32(self.logits(batch)[:, :-1])
-        loss = F.cross_entropy(logits.transpose(1, 2), batch.tokens[:, 1:], reduction="none")
-        if label_smoothing is not None:
-            every = logits.shape[-1] * logits.logsumexp(-1) - logits.sum(-1)
-            share = label_smoothing / (logits.shape[-1] - 1)
-            loss = (1 - label_smoothing) * loss + share * (every - loss)
         counted = batch.suffix if batch.counted is None else batch.counted
         wanted = (counted & batch.token_valid)[:, 1:]
         if batch.text is None:
@@ -266,6 +267,22 @@ class PaliGemma(nn.Module):
         else:
             text = batch.text[:, 1:]
             alike = ((text[:, :, None] == text[:, None]) & wanted[:, None]).sum(-1)
-        weight = wanted / alike.clamp(min=1)  # sums to the number of texts
-        per_example = (loss * weight).sum(1) / weight.sum(1).clamp(min=1)
-        return per_example.mean()
+        learned = _places(wanted)
+        hidden = self.hidden_states(batch)[:, :-1].flatten(0, 1)[learned]
+        logits = at_least_float32(self.embedding.logits(hidden))
+        loss = F.cross_entropy(logits, batch.tokens[:, 1:].flatten()[learned], reduction="none")
+        if label_smoothing is not None:
+            every = logits.shape[-1] * logits.logsumexp(-1) - logits.sum(-1)
+            share = label_smoothing / (logits.shape[-1] - 1)
+            loss = (1 - label_smoothing) * loss + share * (every - loss)
+        weight = wanted.to(loss.dtype) / alike.clamp(min=1)  # sums to the number of texts
+        weight = weight / weight.sum(1, keepdim=True).clamp(min=1) / len(weight)
+        return (loss * weight.flatten()[learned]).sum()
+
+
+def _places(wanted: Tensor) -> Tensor | slice:
+    """Where logits are computed, of `wanted` laid flat: where they are wanted, on a CPU; a card's
+    host would have to wait for their number."""
+    if wanted.device.type == "cpu" and not isinstance(wanted, FakeTensor):
+        return wanted.flatten().nonzero()[:, 0]
+    return slice(None)

@@ -23,7 +23,7 @@ config = VisionConfig(
     optim=OptimConfig(lr=1e-3, warmup=60, end_lr=1e-5, weight_decay=1e-4, muon_lr=8e-3),
     ema=0.99,
     ema_ramp=True,
-    workers=1,
+    workers=0,  # one beside two computing threads on two cores costs more than it saves
     log_every=25,
     eval_every=500,
     save_every=1000,

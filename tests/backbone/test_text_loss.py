@@ -37,6 +37,12 @@ def batch(answers: list[list[int]], length: int) -> TextBatch:
     )
 
 
+def say(logits, model, monkeypatch):
+    """Let `model` compute these logits [B, T, vocab], whatever it reads."""
+    monkeypatch.setattr(model, "hidden_states", lambda data: logits)
+    monkeypatch.setattr(model.embedding, "logits", lambda hidden: hidden)
+
+
 def test_a_model_that_knows_nothing_loses_the_log_of_the_vocabulary(model):
     with torch.no_grad():
         model.embedding.weight.zero_()  # all logits are zero
@@ -46,7 +52,7 @@ def test_a_model_that_knows_nothing_loses_the_log_of_the_vocabulary(model):
 def test_the_loss_is_a_mean_of_means_and_counts_eos(model, monkeypatch):
     # Logits that say token k with weight k, whatever came before: log p(k) = k - log sum(exp).
     steps = torch.arange(VOCAB).float()
-    monkeypatch.setattr(model, "logits", lambda b: steps.expand(*b.tokens.shape, VOCAB))
+    say(steps.expand(2, 8, VOCAB), model, monkeypatch)
     normaliser = steps.exp().sum().log().item()
     short, long = [6], [7, 8, 3]
     means = [sum([*answer, EOS]) / (len(answer) + 1) for answer in (short, long)]
@@ -72,7 +78,7 @@ def test_a_row_without_an_answer_counts_as_zero(model):
 def test_only_the_positions_before_answer_tokens_are_trained(model, monkeypatch):
     data = batch([[6, 7], [8]], 7)
     logits = torch.randn(2, 7, VOCAB, requires_grad=True)
-    monkeypatch.setattr(model, "logits", lambda b: logits)
+    say(logits, model, monkeypatch)
     model(data).backward()
     assert logits.grad is not None
     trained = logits.grad.abs().sum(-1) > 0
@@ -88,7 +94,7 @@ def test_smoothed_losses_are_big_visions(smoothing, model, monkeypatch):
     """Per example, of its PaliGemma trainer: ε / (V − 1) for each of the other tokens."""
     logits, text = torch.from_numpy(SMOOTHED["logits"]), torch.from_numpy(SMOOTHED["text"]).long()
     counted = torch.from_numpy(SMOOTHED["mask_loss"]).bool()
-    monkeypatch.setattr(model, "logits", lambda b: torch.nn.functional.pad(logits, (0, 0, 0, 1)))
+    say(torch.nn.functional.pad(logits, (0, 0, 0, 1)), model, monkeypatch)
     data = dataclasses.replace(
         batch([[6], [7]], text.shape[1]),
         tokens=text,
@@ -104,8 +110,20 @@ def test_smoothed_losses_are_big_visions(smoothing, model, monkeypatch):
 def test_only_tokens_that_are_marked_count(model, monkeypatch):
     data = batch([[6, 7], [8]], 7)
     logits = torch.randn(2, 7, VOCAB, requires_grad=True)
-    monkeypatch.setattr(model, "logits", lambda b: logits)
+    say(logits, model, monkeypatch)
     model(dataclasses.replace(data, counted=data.tokens == EOS)).backward()
     assert logits.grad is not None
     trained = logits.grad.abs().sum(-1) > 0
     assert trained.int().tolist() == [[0, 0, 0, 0, 1, 0, 0], [0, 0, 0, 1, 0, 0, 0]]
+
+
+def test_logits_of_all_tokens_give_the_same_loss(model, monkeypatch):
+    """As a card computes them, whose host doesn't know how many are learned."""
+    torch.nn.init.normal_(model.projector.weight)
+    data, smoothing = batch([[6, 7], [8]], 9), torch.tensor(0.1)
+    few = model(data, smoothing)
+    expected = torch.autograd.grad(few, list(model.parameters()))
+    monkeypatch.setattr("backbone.paligemma._places", lambda wanted: slice(None))
+    every = model(data, smoothing)
+    torch.testing.assert_close(every, few)
+    torch.testing.assert_close(torch.autograd.grad(every, list(model.parameters())), expected)
