@@ -19,10 +19,10 @@ config = VLMConfig(
     model=replace(
         PALIGEMMA_SMALL,
         vision=replace(PALIGEMMA_SMALL.vision, resolution=108, depth=4),
-        language=GemmaConfig(width=128, depth=5, mlp=256, heads=4, head_dim=64),
+        language=GemmaConfig(width=128, depth=5, mlp=256, heads=4, head_dim=32),
     ),
     vision=Path("outputs/tabletop_vlm_vision/vision"),
-    steps=5000,
+    steps=3400,
     batch_size=24,
     texts=4,
     accumulate=4,  # of similar lengths of text, so that less of it is padding

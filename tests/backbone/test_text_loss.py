@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from backbone.masks import prefix_lm
 from backbone.paligemma import PALIGEMMA_TINY, PaliGemma, TextBatch
 
 VOCAB = 9
@@ -127,3 +128,16 @@ def test_logits_of_all_tokens_give_the_same_loss(model, monkeypatch):
     every = model(data, smoothing)
     torch.testing.assert_close(every, few)
     torch.testing.assert_close(torch.autograd.grad(every, list(model.parameters())), expected)
+
+
+def test_what_the_last_block_skips_changes_nothing(model):
+    torch.nn.init.normal_(model.projector.weight)
+    data = batch([[6, 7], [8]], 9)
+    data = dataclasses.replace(data, images=torch.rand_like(data.images))
+    x, valid = model.embed_prefix(data.images, data.image_valid, data.tokens, data.token_valid)
+    block = prefix_lm(x.shape[1] - 9, data.suffix)
+    whole, cache = model.language(x, block, valid)
+    few, same = model.language(x, block, valid, wanted=4)
+    torch.testing.assert_close(few, whole[:, -4:])
+    torch.testing.assert_close(same.k, cache.k)
+    torch.testing.assert_close(model.hidden_states(data), whole[:, -9:])

@@ -19,7 +19,16 @@ from vla.config import OptimConfig
 from vla.data.tabletop_places import NAMES, Places, TabletopPlaces, telling
 from vla.data.tabletop_questions import KINDS, ask
 from vla.data.tabletop_text import COUNTED, caption, numbers
-from vla.data.tabletop_vlm import BINS, MASK_SIZE, QUESTIONS, SHARES, TabletopVLM, found, rounded
+from vla.data.tabletop_vlm import (
+    BINS,
+    MASK_SIZE,
+    QUESTIONS,
+    SHARES,
+    TabletopVLM,
+    boxed,
+    masked,
+    rounded,
+)
 from vla.training.text_job import TextConfig
 from vla.training.vision_job import PlaceNames, VisionConfig
 from vla.training.vlm_job import VLMConfig
@@ -97,7 +106,7 @@ def test_all_numbers_are_those_of_the_questions():
 
 
 def test_found_boxes_are_the_truth_to_half_a_bin():
-    for item in found(SCENE, ["red square", "green plate"]):
+    for item in boxed(boxes(SCENE, "top"), ["red square", "green plate"]):
         y0, x0, y1, x1 = boxes(SCENE, "top")[item.name]
         for ours, true in (
             (item.box.y0, y0),
@@ -111,7 +120,7 @@ def test_found_boxes_are_the_truth_to_half_a_bin():
 def test_mask_codes_are_the_codecs_own_for_the_part_within_the_box():
     torch.manual_seed(0)
     codec = MaskCodec(SMALL_MASK_CODEC).eval()
-    (item,) = found(SCENE, ["red circle"], codec)
+    (item,) = masked(SCENE, boxed(boxes(SCENE, "top"), ["red circle"]), codec)
     part = cut(
         masks(SCENE, "top", MASK_SIZE)["red circle"], rounded(boxes(SCENE, "top")["red circle"])
     )

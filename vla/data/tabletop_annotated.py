@@ -80,7 +80,7 @@ def _about(
         for name, (y0, x0, y1, x1) in boxes(scene, "top").items()
     }
     questions = [ask(scene, rng, kind) for kind in KINDS]
-    wanted = some_names(scene, rng, 4)
+    wanted = some_names(places, rng, 4)
     visible = masks(scene, "top", size)
     thing = sorted(visible)[rng.integers(len(visible))]
     Image.fromarray(visible[thing]).save(root / "masks" / file)

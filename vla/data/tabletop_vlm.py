@@ -12,8 +12,8 @@ Boxes are rounded to one of `BINS` equal parts of the side.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -41,6 +41,10 @@ SHARES = {
 QUESTIONS = {"colour": 0.25, "count": 0.25, "presence": 0.15, "relation": 0.2, "side": 0.15}
 
 
+# Boxes (y0, x0, y1, x1) of what can be seen, by name
+Places = Mapping[str, tuple[float, float, float, float]]
+
+
 @dataclass(frozen=True)
 class TabletopVLM:
     """A stream of examples of the top camera; the i-th is a pure function of (seed, i).
@@ -65,11 +69,12 @@ class TabletopVLM:
         rng = np.random.default_rng((self.seed, index))
         scene = sample_scene(rng, EASY if rng.random() < self.easy else STANDARD)
         scene = scene.with_random_gripper(rng)
-        first, *others = (self._text(scene, rng) for _ in range(self.texts))
+        places = boxes(scene, "top")
+        first, *others = (self._text(scene, places, rng) for _ in range(self.texts))
         picture = render(scene, "top", self.image_size)[None]
         return TextExample(picture, *first, also=tuple(others))
 
-    def _text(self, scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
+    def _text(self, scene: Scene, places: Places, rng: np.random.Generator) -> tuple[str, str]:
         """A prompt and its answer."""
         task = list(self.shares)[rng.choice(len(self.shares), p=list(self.shares.values()))]
         match task:
@@ -78,12 +83,12 @@ class TabletopVLM:
             case "count":
                 prompt, answer = numbers(scene, rng)
             case "detect":
-                names = some_names(scene, rng, 4)
-                prompt, answer = tasks.detect(names), detection_answer(found(scene, names))
+                names = some_names(places, rng, 4)
+                prompt, answer = tasks.detect(names), detection_answer(boxed(places, names))
             case "segment":
                 assert self.codec is not None, "segmentation needs a codec"
-                names = some_names(scene, rng, 2)
-                answer = detection_answer(found(scene, names, self.codec))
+                names = some_names(places, rng, 2)
+                answer = detection_answer(masked(scene, boxed(places, names), self.codec))
                 prompt = tasks.segment(names)
             case "question":
                 kind = list(QUESTIONS)[rng.choice(len(QUESTIONS), p=list(QUESTIONS.values()))]
@@ -96,26 +101,26 @@ class TabletopVLM:
         return prompt, answer
 
 
-def some_names(scene: Scene, rng: np.random.Generator, most: int) -> list[str]:
-    """One to `most` things of the scene that can be seen, in random order."""
-    names = sorted(boxes(scene, "top"))
+def some_names(visible: Iterable[str], rng: np.random.Generator, most: int) -> list[str]:
+    """One to `most` of the things that can be seen, in random order."""
+    names = sorted(visible)
     count = int(rng.integers(1, min(most, len(names)) + 1))
     return rng.permutation(names)[:count].tolist()
 
 
-def found(scene: Scene, names: list[str], codec: MaskCodec | None = None) -> list[Detection]:
-    """The boxes of these things, with mask codes where there is a codec."""
-    whole = {name: rounded(box) for name, box in boxes(scene, "top").items()}
-    if codec is None:
-        return [Detection(name, whole[name]) for name in names]
+def boxed(places: Places, names: list[str]) -> list[Detection]:
+    """The boxes of these things, as answers tell them."""
+    return [Detection(name, rounded(places[name])) for name in names]
+
+
+def masked(scene: Scene, things: list[Detection], codec: MaskCodec) -> list[Detection]:
+    """These things of the scene with mask codes."""
     seen = masks(scene, "top", MASK_SIZE)
     empty = np.zeros((MASK_SIZE, MASK_SIZE), bool)
-    parts = np.stack([cut(seen.get(name, empty), whole[name]) for name in names])
+    parts = np.stack([cut(seen.get(thing.name, empty), thing.box) for thing in things])
     with torch.no_grad():
         codes = codec.encode(torch.from_numpy(parts)).tolist()
-    return [
-        Detection(name, whole[name], tuple(code)) for name, code in zip(names, codes, strict=True)
-    ]
+    return [replace(thing, codes=tuple(code)) for thing, code in zip(things, codes, strict=True)]
 
 
 def rounded(box: tuple[float, float, float, float]) -> Box:
