@@ -3,7 +3,7 @@
     vla train configs/tabletop_vlm_vision.py    # the image encoder: what lies where
     vla train configs/tabletop_vlm.py           # the mask codec first, a minute, then all tasks
 
-18 and 115 minutes of two cores without AVX-512; accuracy stands in docs/results.md.
+About 16 and 80 minutes of two cores without AVX-512; accuracy stands in docs/results.md.
 """
 
 from dataclasses import replace
@@ -19,10 +19,10 @@ config = VLMConfig(
     model=replace(
         PALIGEMMA_SMALL,
         vision=replace(PALIGEMMA_SMALL.vision, resolution=108, depth=4),
-        language=GemmaConfig(width=128, depth=5, mlp=256, heads=4, head_dim=32),
+        language=GemmaConfig(width=128, depth=5, mlp=256, heads=4, head_dim=64),
     ),
     vision=Path("outputs/tabletop_vlm_vision/vision"),
-    steps=3400,
+    steps=5000,
     batch_size=24,
     texts=4,
     accumulate=4,  # of similar lengths of text, so that less of it is padding

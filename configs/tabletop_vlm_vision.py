@@ -17,7 +17,7 @@ config = VisionConfig(
     output_dir=Path("outputs/tabletop_vlm_vision"),
     model=replace(PALIGEMMA_SMALL.vision, resolution=108, depth=4),
     standard=0.8,
-    steps=3600,
+    steps=5200,
     cameras=("top",),
     batch_size=32,
     optim=OptimConfig(lr=1e-3, warmup=60, end_lr=1e-5, weight_decay=1e-4, muon_lr=8e-3),
