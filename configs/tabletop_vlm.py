@@ -1,7 +1,7 @@
 """A small PaliGemma that captions, answers, detects and segments on Tabletop-v0, from nothing.
 
     vla train configs/tabletop_vlm_vision.py    # the image encoder: what lies where
-    vla train configs/tabletop_vlm.py           # the mask codec first, a minute, then all tasks
+    vla train configs/tabletop_vlm.py           # the mask codec first, two minutes, then all tasks
 
 About 16 and 80 minutes of two cores without AVX-512; accuracy stands in docs/results.md.
 """

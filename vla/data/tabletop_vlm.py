@@ -41,8 +41,8 @@ SHARES = {
 QUESTIONS = {"colour": 0.25, "count": 0.25, "presence": 0.15, "relation": 0.2, "side": 0.15}
 
 
-# Boxes (y0, x0, y1, x1) of what can be seen, by name
-Places = Mapping[str, tuple[float, float, float, float]]
+# (y0, x0, y1, x1) of what can be seen, by name
+Boxes = Mapping[str, tuple[float, float, float, float]]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class TabletopVLM:
         picture = render(scene, "top", self.image_size)[None]
         return TextExample(picture, *first, also=tuple(others))
 
-    def _text(self, scene: Scene, places: Places, rng: np.random.Generator) -> tuple[str, str]:
+    def _text(self, scene: Scene, places: Boxes, rng: np.random.Generator) -> tuple[str, str]:
         """A prompt and its answer."""
         task = list(self.shares)[rng.choice(len(self.shares), p=list(self.shares.values()))]
         match task:
@@ -108,7 +108,7 @@ def some_names(visible: Iterable[str], rng: np.random.Generator, most: int) -> l
     return rng.permutation(names)[:count].tolist()
 
 
-def boxed(places: Places, names: list[str]) -> list[Detection]:
+def boxed(places: Boxes, names: list[str]) -> list[Detection]:
     """The boxes of these things, as answers tell them."""
     return [Detection(name, rounded(places[name])) for name in names]
 
