@@ -253,9 +253,10 @@ def test_a_second_signal_stops_at_once(forks, tmp_path):
     """While a batch is waited for, say."""
     run = start(forks, tmp_path, **{**LONG, "delay": 600.0, "slow_from": 3})
     running(run)
+    time.sleep(1)  # until it sleeps: between asking Python for a sleep and the sleep, signals wait
     run.signal(signal.SIGTERM)
+    assert run.until(lambda: "a second signal stops at once" in run.said(0))
     assert run.statuses() == [None]
-    time.sleep(0.5)
     run.signal(signal.SIGTERM)
     assert run.wait(60) == [TERMINATED]
 

@@ -28,14 +28,19 @@ def stage(**fields) -> StageConfig:
 
 
 def forward_flops(model: PaliGemmaConfig, text: int) -> float:
-    """Two for every multiply-add: matrices, attention, and logits at text positions."""
+    """Two for every multiply-add: matrices, attention, and logits at text positions. Of images the
+    last block takes keys and values alone."""
     v, g, p = model.vision, model.language, model.image_tokens
     s = p + text
     patches = 2 * p * 3 * v.patch**2 * v.width
     seeing = v.depth * (2 * p * (4 * v.width**2 + 2 * v.width * v.mlp) + 4 * p * p * v.width)
     inner = g.heads * g.head_dim
-    matrices = g.width * (2 * inner + 2 * g.kv_heads * g.head_dim) + 3 * g.width * g.mlp
-    reading = g.depth * (2 * s * matrices + 4 * s * s * inner)
+    asking = g.width * 2 * inner + 3 * g.width * g.mlp  # queries, what they find, and the MLP
+    asked = g.width * 2 * g.kv_heads * g.head_dim
+    reading = sum(
+        2 * s * asked + 2 * wanted * asking + 4 * wanted * s * inner
+        for wanted in (*[s] * (g.depth - 1), text)
+    )
     return patches + seeing + 2 * p * v.width * g.width + reading + 2 * text * g.width * model.vocab
 
 

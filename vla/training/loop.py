@@ -109,7 +109,7 @@ class _Run:
         if world.first and config.trackers:
             trackers = Trackers(config.trackers, self.folder, config.project, as_dict(config))
         with (
-            Interrupt() as interrupt,
+            Interrupt(tells=world.first) as interrupt,
             Log(
                 told,
                 start=start,
